@@ -1,0 +1,166 @@
+"""The backbone that OpenMMLab's detectors and segmentors use unmodified. Importing it registers it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor
+
+from .attention import Policy
+from .checkpoint import load_weights, register_safe_loader
+from .packing import Size, pack_canvas, unpack_canvas
+from .vit import Arch, NaViT, PositionSpec
+
+register_safe_loader(CheckpointLoader)
+
+
+@MODELS.register_module()
+class NaViTBackbone(BaseModule):
+    """A padded batch in, maps out; only the pictures' own patches are computed.
+
+    The batch [B, C, H, W] carries the (height, width) in pixels of its pictures as the plain
+    attribute `image_sizes`, which this project's data preprocessors set. `forward` gathers the
+    real patches, packs them, and lays the tokens back on zero-filled maps
+    ``[B, embed_dims, ceil(H / p), ceil(W / p)]`` that carry the same attribute.
+
+    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`.
+    `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
+    `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too.
+    `strict`: raise, rather than warn once, when a training batch of several pictures comes
+    without their sizes.
+    `init_cfg`: ``dict(type='Pretrained', checkpoint=...)``, read by `checkpoint.load_weights`.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'base',
+        *,
+        patch_size: int = 16,
+        position: PositionSpec = 'learned_1d',
+        out_indices: int | Sequence[int] = -1,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        window_size: int | None = None,
+        global_attn_indexes: Sequence[int] | None = None,
+        attention: Policy = 'auto',
+        final_norm: bool = True,
+        strict: bool = False,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.vit = NaViT(
+            Arch.of(arch),
+            patch_size=patch_size,
+            position=position,
+            drop_path_rate=drop_path_rate,
+            window_size=window_size,
+            global_attn_indexes=global_attn_indexes,
+            attention=attention,
+            final_norm=final_norm,
+            with_cp=with_cp,
+        )
+        depth = len(self.vit.blocks)
+        self.patch_size, self.strict = patch_size, strict
+        self.out_indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        self.frozen_stages = frozen_stages
+        if wrong := [index for index in self.out_indices if not -depth <= index < depth]:
+            raise ValueError(f'out_indices {wrong} are beyond the {depth} blocks')
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1 .. {depth}')
+        self._warned = False
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Load `init_cfg`'s checkpoint and print what was loaded; without one, start anew."""
+        if self.is_init:
+            return
+        config = dict(self.init_cfg or {})
+        if config.pop('type', None) == 'Pretrained':
+            print_log(str(load_weights(self.vit, **config)), logger='current')
+        elif self.init_cfg:
+            raise ValueError(f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}")
+        else:
+            self.vit.init_weights()
+        self.is_init = True
+
+    def forward(
+        self, x: Tensor, image_sizes: Sequence[Size] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Maps of the `out_indices`, in that order; outside a picture they are zero."""
+        sizes = self._sizes(x, image_sizes)
+        packed = pack_canvas(x, sizes, self.patch_size)
+        output = self.vit(packed, self.out_indices)
+        grid = (-(-x.shape[2] // self.patch_size), -(-x.shape[3] // self.patch_size))
+        maps = tuple(unpack_canvas(tokens, packed, grid) for tokens in output.features)
+        for item in maps:
+            item.image_sizes = sizes  # type: ignore[attr-defined]
+        return maps
+
+    def _sizes(self, x: Tensor, image_sizes: Sequence[Size] | None) -> list[Size]:
+        """The argument, else the attribute of the batch, else the whole canvas; checked."""
+        batch, _, height, width = x.shape
+        given = getattr(x, 'image_sizes', None) if image_sizes is None else image_sizes
+        if given is None:
+            if batch > 1 and self.training:
+                self._complain()
+            return [(height, width)] * batch
+        if len(given) != batch:
+            raise ValueError(f'image_sizes names {len(given)} pictures, the batch holds {batch}')
+        for index, (h, w) in enumerate(given):
+            if not (0 < h <= height and 0 < w <= width):
+                raise ValueError(
+                    f'image_sizes[{index}] = ({h}, {w}) does not fit the canvas of {height} x {width} '
+                    f'pixels: give (height, width) in pixels, at least 1 and at most the canvas'
+                )
+        return [(int(h), int(w)) for h, w in given]
+
+    def _complain(self) -> None:
+        message = (
+            'NaViTBackbone got a batch of several pictures without their sizes, so padding is '
+            "computed as if it were picture: use this project's data preprocessor, pass "
+            'image_sizes, or set inputs.image_sizes = [(h, w), ...] last'
+        )
+        if self.strict:
+            raise ValueError(message)
+        if not self._warned:
+            print_log(message, logger='current', level=logging.WARNING)
+            self._warned = True
+
+    def train(self, mode: bool = True) -> NaViTBackbone:
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        vit = self.vit
+        frozen = [vit.patch_embed, *vit.blocks[: self.frozen_stages]]
+        frozen += [module for module in (vit.position,) if module is not None]
+        vit.prefix.requires_grad_(False)
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
+        """(layer, number of layers) of a parameter, for layer-wise learning-rate decay.
+
+        Layer 0 is the embedding, layer i + 1 the block i, and the last what follows the blocks.
+        """
+        num_layers = len(self.vit.blocks) + 2
+        if not name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = name[len(prefix) :].removeprefix('vit.').split('.')
+        if parts[0] in ('patch_embed', 'position', 'prefix'):
+            return 0, num_layers
+        if parts[0] == 'blocks':
+            return int(parts[1]) + 1, num_layers
+        return num_layers - 1, num_layers
+

@@ -1,0 +1,412 @@
+"""NaViT: a Vision Transformer on packed patches (arXiv 2307.06304). Plain ViT is one of its presets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import Policy
+from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
+from .packing import PackedPatches, PatchShape, Segments, grid_coordinates
+from .pooling import Pooling, build_pooling
+from .position import RotaryPosition, build_position
+
+PositionSpec = str | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """What a model is made of. The defaults are the plain ViT block that public weights fit."""
+
+    embed_dims: int
+    num_layers: int
+    num_heads: int
+    feedforward_channels: int
+    norm: str = 'layer_norm'  # or 'rms_norm'
+    norm_eps: float = 1e-6
+    norm_bias: bool = True
+    mlp: str = 'gelu'  # or 'swiglu'
+    qkv_bias: bool = True
+    qk_norm: bool = False  # LayerNorm per head on queries and keys
+    layer_scale: float | None = None  # its value at the start
+    prefix_tokens: int = 0  # class token, registers
+    rope: Mapping[str, Any] | None = None  # dict(theta=10000.0): 2-D rotary position
+    pooling: Pooling | None = None  # 'token', 'mean' or 'map'
+    num_classes: int = 0  # a linear classifier on the pooled vector
+
+    def __post_init__(self) -> None:
+        for name, allowed in (('norm', NORMS), ('mlp', MLPS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f'arch.{name}={getattr(self, name)!r} is not one of {list(allowed)}')
+        if self.embed_dims % self.num_heads:
+            raise ValueError(
+                f'arch.embed_dims={self.embed_dims} does not divide into {self.num_heads} heads'
+            )
+        if self.num_classes and not self.pooling:
+            raise ValueError(f'arch.num_classes={self.num_classes} needs arch.pooling')
+        if self.pooling == 'token' and not self.prefix_tokens:
+            raise ValueError("arch.pooling='token' needs arch.prefix_tokens of at least 1")
+
+    @classmethod
+    def of(cls, spec: str | Mapping[str, Any] | Arch) -> Arch:
+        """The arch of a preset's name, of a dict, or of a dict with `preset` and what differs."""
+        if isinstance(spec, Arch):
+            return spec
+        options = {'preset': spec} if isinstance(spec, str) else dict(spec)
+        preset = options.pop('preset', None)
+        if preset is not None and preset not in ARCHS:
+            raise ValueError(f'arch {preset!r} is not one of {list(ARCHS)}, nor a dict')
+        allowed = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(allowed)):
+            raise ValueError(f'arch has no field {unknown}: allowed are preset, {", ".join(allowed)}')
+        if preset is not None:
+            return replace(ARCHS[preset], **options)
+        if missing := [name for name in allowed[:4] if name not in options]:
+            raise ValueError(f'arch needs {missing}, or preset=... to take them from')
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, as a file's header keeps them."""
+        return asdict(self)
+
+
+def _layer_norm(dim: int, arch: Arch) -> nn.Module:
+    return nn.LayerNorm(dim, eps=arch.norm_eps, bias=arch.norm_bias)
+
+
+def _rms_norm(dim: int, arch: Arch) -> nn.Module:
+    return nn.RMSNorm(dim, eps=arch.norm_eps)
+
+
+NORMS = {'layer_norm': _layer_norm, 'rms_norm': _rms_norm}
+MLPS = {'gelu': Mlp, 'swiglu': SwiGLU}
+ARCHS = {
+    name: Arch(embed_dims=d, num_layers=n, num_heads=h, feedforward_channels=4 * d)
+    for name, d, n, h in (
+        ('tiny', 192, 12, 3),
+        ('small', 384, 12, 6),
+        ('base', 768, 12, 12),
+        ('large', 1024, 24, 16),
+    )
+}
+
+
+class NaViTOutput(NamedTuple):
+    """Tokens in the order of the pack, prefix tokens apart."""
+
+    tokens: Tensor  # [T, D], after the final norm
+    prefix: Tensor  # [N, R, D], likewise
+    features: tuple[Tensor, ...]  # [T, D] after each block asked for; the last block's are `tokens`
+    segment_ids: Tensor  # [T]: the example of each token
+
+
+class Blocks(nn.ModuleList):
+    """The stack of blocks: what is compiled, once for all mixes of sizes."""
+
+    def __init__(self, blocks: Iterable[Block], *, with_cp: bool = False) -> None:
+        super().__init__(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x_TD: Tensor, stream: Stream, keep: tuple[int, ...]) -> list[Tensor]:
+        """The tokens after the blocks numbered in `keep`, in ascending order, and after the last."""
+        kept = []
+        for index, block in enumerate(self):
+            if self.with_cp and torch.is_grad_enabled():
+                x_TD = checkpoint(block, x_TD, stream, use_reentrant=False)
+            else:
+                x_TD = block(x_TD, stream)
+            if index in keep:
+                kept.append(x_TD)
+        return [*kept, x_TD]
+
+
+class NaViT(nn.Module):
+    """PackedPatches in, tokens out.
+
+    `patch_size` is a side in pixels, a (t, h, w) tubelet, or a list of these: then `forward` takes
+    one pack per shape, of the same examples, and merges them by example after embedding.
+    With `window_size` (in patches) all blocks but `global_attn_indexes` attend within windows;
+    without these, four blocks evenly spread stay global (ViTDet).
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | Arch,
+        *,
+        patch_size: int | PatchShape | Sequence[int | PatchShape] = 16,
+        in_channels: int = 3,
+        position: PositionSpec = 'learned_1d',
+        drop_path_rate: float = 0.0,
+        window_size: int | None = None,
+        global_attn_indexes: Sequence[int] | None = None,
+        attention: Policy = 'auto',
+        final_norm: bool = True,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.arch = arch = Arch.of(arch)
+        dim, depth = arch.embed_dims, arch.num_layers
+        self.patch_shapes = _patch_shapes(patch_size)
+        self.patch_embed = nn.ModuleDict(
+            {
+                shape_name(shape): PatchEmbed(dim, patch_shape=shape, in_channels=in_channels)
+                for shape in self.patch_shapes
+            }
+        )
+        self.position = build_position(_with_grid(position, self.patch_shapes[0]), dim)
+        self.rope = None if arch.rope is None else RotaryPosition(dim // arch.num_heads, **arch.rope)
+        self.prefix = nn.Parameter(torch.zeros(arch.prefix_tokens, dim))
+        self.window_size = window_size
+        is_global = _global_blocks(depth, window_size, global_attn_indexes)
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        norm = partial(NORMS[arch.norm], arch=arch)
+        self.blocks = Blocks(
+            (
+                Block(
+                    dim,
+                    attn=Attention(
+                        dim,
+                        num_heads=arch.num_heads,
+                        qkv_bias=arch.qkv_bias,
+                        qk_norm=arch.qk_norm,
+                        policy=attention,
+                    ),
+                    mlp=MLPS[arch.mlp](dim, hidden=arch.feedforward_channels),
+                    norm=norm,
+                    layer_scale=arch.layer_scale,
+                    drop_path=rates[index],
+                    windowed=not is_global[index],
+                )
+                for index in range(depth)
+            ),
+            with_cp=with_cp,
+        )
+        self.norm = norm(dim) if final_norm else nn.Identity()
+        heads, hidden = arch.num_heads, arch.feedforward_channels
+        self.pool = arch.pooling and build_pooling(arch.pooling, dim, num_heads=heads, hidden=hidden)
+        self.classifier = nn.Linear(dim, arch.num_classes) if arch.num_classes else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Truncated normal linear layers and prefix tokens (ViT); positions keep their own start."""
+        for module in (self.patch_embed, self.blocks, self.pool, self.classifier):
+            if module is not None:
+                module.apply(_init_linear)
+        if len(self.prefix):
+            nn.init.trunc_normal_(self.prefix, std=0.02)
+
+    def compile_blocks(self) -> None:
+        """Compile the block stack: once, not per number or mix of sizes (a single picture aside)."""
+        self.blocks.compile()
+
+    def forward(
+        self, packed: PackedPatches | Sequence[PackedPatches], out_indices: Sequence[int] = ()
+    ) -> NaViTOutput:
+        """Tokens of all examples, and those after the blocks `out_indices` (negative from the end)."""
+        packs = [packed] if isinstance(packed, PackedPatches) else list(packed)
+        tokens_TD = torch.cat([self._embed(item) for item in packs])
+        angles = None if self.rope is None else torch.cat([self.rope(item) for item in packs])
+        if len(packs) == 1:
+            ids_T, segments = packs[0].segment_ids, packs[0].segments()
+        else:
+            tokens_TD, angles, ids_T, segments = _merge(packs, tokens_TD, angles)
+
+        ranks_T, windows = self._windows(packs, segments)
+        rows_T, rows_NR, joined = _make_room(ids_T, ranks_T, segments, self.arch.prefix_tokens)
+        prefix_NRD = self.prefix.to(tokens_TD.dtype).expand(len(segments.lengths), -1, -1)
+        x_TD = _lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
+        stream = Stream(joined, windows, *_lay_stream(ids_T, angles, rows_T, rows_NR, x_TD.dtype))
+
+        depth = len(self.blocks)
+        wanted = [index % depth for index in out_indices]
+        keep = tuple(sorted({index for index in wanted if index != depth - 1}))
+        *kept, x_TD = self.blocks(x_TD, stream, keep)
+        x_TD = self.norm(x_TD)
+        after = dict(zip(keep, kept, strict=True)) | {depth - 1: x_TD}
+        if rows_T is None:
+            return NaViTOutput(x_TD, prefix_NRD, tuple(after[i] for i in wanted), ids_T)
+        features = tuple(after[index][rows_T] for index in wanted)
+        return NaViTOutput(x_TD[rows_T], x_TD[rows_NR], features, ids_T)
+
+    def pooled(self, output: NaViTOutput) -> Tensor:
+        """One vector per example: [N, D]."""
+        if self.pool is None:
+            raise ValueError("this model has no pooling: set arch.pooling to 'token', 'mean' or 'map'")
+        vector: Tensor = self.pool(output.tokens, output.prefix, output.segment_ids)
+        return vector
+
+    def classify(self, output: NaViTOutput) -> Tensor:
+        """Logits per example: [N, num_classes]."""
+        if self.classifier is None:
+            raise ValueError('this model has no classifier: set arch.num_classes')
+        logits: Tensor = self.classifier(self.pooled(output))
+        return logits
+
+    def _embed(self, packed: PackedPatches) -> Tensor:
+        name = shape_name(packed.patch_shape)
+        if name not in self.patch_embed:
+            raise ValueError(
+                f'the pack holds patches of (t, h, w) = {packed.patch_shape}, but this model embeds '
+                f'{self.patch_shapes}: pack with one of these, or build the model with patch_size'
+            )
+        tokens_TD: Tensor = self.patch_embed[name](packed.patches)
+        if self.position is not None:
+            tokens_TD = tokens_TD + self.position(packed).to(tokens_TD.dtype)
+        return tokens_TD
+
+    def _windows(
+        self, packs: Sequence[PackedPatches], segments: Segments
+    ) -> tuple[Tensor | None, Segments | None]:
+        if self.window_size is None:
+            return None, None
+        if len(packs) > 1:
+            raise ValueError('window_size with several patch shapes has no meaning: set it to None')
+        return window_partition(packs[0], self.window_size, self.arch.prefix_tokens)
+
+
+def shape_name(shape: PatchShape) -> str:
+    """(1, 16, 16) -> '1x16x16'."""
+    return 'x'.join(map(str, shape))
+
+
+def _patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> list[PatchShape]:
+    if isinstance(patch_size, int):
+        return [(1, patch_size, patch_size)]
+    if isinstance(patch_size, tuple) and len(patch_size) == 3:
+        t, h, w = patch_size
+        if isinstance(t, int) and isinstance(h, int) and isinstance(w, int):
+            return [(t, h, w)]
+    return [shape for item in patch_size for shape in _patch_shapes(item)]  # type: ignore[arg-type]
+
+
+def _with_grid(position: PositionSpec, patch_shape: PatchShape) -> PositionSpec:
+    """A learned sequence without a `grid` is as large as that of a 224 x 224 picture."""
+    spec = {'kind': position} if isinstance(position, str) else position
+    if spec is None or spec.get('kind') != 'learned_1d' or 'grid' in spec:
+        return spec
+    return {**spec, 'grid': (224 // patch_shape[1], 224 // patch_shape[2])}
+
+
+def _global_blocks(
+    depth: int, window_size: int | None, indexes: Sequence[int] | None
+) -> list[bool]:
+    if window_size is None:
+        if indexes is not None:
+            raise ValueError('global_attn_indexes without window_size has no effect: give both')
+        return [True] * depth
+    if window_size < 1:
+        raise ValueError(f'window_size={window_size} must be at least 1 patch')
+    if indexes is None:
+        indexes = [(depth * (i + 1)) // 4 - 1 for i in range(4)]
+    if wrong := [index for index in indexes if not -depth <= index < depth]:
+        raise ValueError(f'global_attn_indexes {wrong} are beyond the {depth} blocks')
+    chosen = {index % depth for index in indexes}
+    return [index in chosen for index in range(depth)]
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _merge(
+    packs: Sequence[PackedPatches], tokens_TD: Tensor, angles: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor, Segments]:
+    """Bring the tokens of several packs of the same examples together by example."""
+    if len({item.num_examples for item in packs}) > 1:
+        counts = [item.num_examples for item in packs]
+        raise ValueError(f'packs given together must hold the same examples, got {counts} of them')
+    ids_T, order = torch.cat([item.segment_ids for item in packs]).sort(stable=True)
+    lengths = torch.stack([item.lengths for item in packs]).sum(0)
+    segments = Segments.of(lengths, tokens_TD.device)
+    return tokens_TD[order], angles if angles is None else angles[order], ids_T, segments
+
+
+def window_partition(
+    packed: PackedPatches, size: int, num_prefix: int
+) -> tuple[Tensor, Segments]:
+    """Window attention as a finer set of segments, without padding.
+
+    Returns where each token stands when the tokens are sorted by window within their example
+    ([T]), and the segments of that order; an example's prefix tokens form a segment of their own
+    before its windows. Windows at the border hold what is there. For packs with every cell present
+    nothing is read from the device; for others the sizes of the windows are.
+    """
+    tiles = -(-packed.grids // torch.tensor([1, size, size]))  # [N, 3] windows per axis
+    firsts = tiles.prod(1).cumsum(0) - tiles.prod(1)
+    device = packed.coords.device
+    table = torch.cat([tiles[:, 1:], firsts[:, None]], 1).to(device, non_blocking=True)
+    rows, cols, first = table[packed.segment_ids].unbind(1)
+    t, y, x = packed.coords.unbind(1)
+    window_T = first + (t * rows + y // size) * cols + x // size
+    ranks_T = torch.argsort(torch.argsort(window_T, stable=True))
+
+    host = torch.device('cpu')
+    places, ids = grid_coordinates(tiles, host)  # of the windows
+    if packed.is_full:
+        areas = (packed.grids[ids, 1:] - places[:, 1:] * size).clamp(max=size).prod(1)
+    else:
+        areas = torch.bincount(window_T, minlength=len(ids)).to(host)
+    if num_prefix:
+        ids = torch.cat([torch.arange(packed.num_examples), ids])
+        areas = torch.cat([torch.full((packed.num_examples,), num_prefix), areas])
+        areas = areas[torch.argsort(ids, stable=True)]
+    return ranks_T, Segments.of(areas[areas > 0], device)
+
+
+def _make_room(
+    ids_T: Tensor, ranks_T: Tensor | None, segments: Segments, num_prefix: int
+) -> tuple[Tensor | None, Tensor, Segments]:
+    """Where tokens ([T]) and prefix tokens ([N, R]) stand in the stream, and its segments.
+
+    Prefix tokens come first in their example. Without any, and without windows, tokens stay where
+    they are and the first is None.
+    """
+    num, device = len(segments.lengths), ids_T.device
+    numbers = torch.arange(num, device=device)[:, None]
+    rows_NR = segments.cu_seqlens[:-1, None] + numbers * num_prefix
+    rows_NR = rows_NR + torch.arange(num_prefix, device=device)
+    if not num_prefix and ranks_T is None:
+        return None, rows_NR, segments
+    ranks_T = torch.arange(len(ids_T), device=device) if ranks_T is None else ranks_T
+    cu_seqlens = segments.cu_seqlens + num_prefix * torch.arange(
+        num + 1, device=device, dtype=torch.int32
+    )
+    joined = Segments(
+        cu_seqlens, segments.lengths + num_prefix, segments.max_len + num_prefix, segments.equal
+    )
+    return ranks_T + (ids_T + 1) * num_prefix, rows_NR, joined
+
+
+def _lay(tokens: Tensor, prefix: Tensor, rows_T: Tensor | None, rows_NR: Tensor) -> Tensor:
+    """Tokens [T, ...] and prefix tokens [N, R, ...] in the order of the stream."""
+    if rows_T is None:
+        return tokens
+    stream = tokens.new_empty(len(rows_T) + rows_NR.numel(), *tokens.shape[1:])
+    stream = stream.index_copy(0, rows_T, tokens)
+    return stream.index_copy(0, rows_NR.flatten(), prefix.flatten(0, 1))
+
+
+def _lay_stream(
+    ids_T: Tensor,
+    angles: Tensor | None,
+    rows_T: Tensor | None,
+    rows_NR: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Example numbers and rotations (cos, sin) of the stream; prefix tokens do not turn."""
+    numbers = torch.arange(len(rows_NR), device=ids_T.device)[:, None].expand_as(rows_NR)
+    ids = _lay(ids_T, numbers, rows_T, rows_NR)
+    if angles is None:
+        return ids, None, None
+    still = angles.new_zeros(*rows_NR.shape, angles.shape[1])
+    angles = _lay(angles, still, rows_T, rows_NR)[:, None]
+    return ids, angles.cos().to(dtype), angles.sin().to(dtype)

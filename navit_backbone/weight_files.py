@@ -1,0 +1,338 @@
+"""Opens files of weights and runs nothing that is in them.
+
+A `.pth` file is a pickle: a program that builds objects. torch's restricted reader (`weights_only`) builds tensors and
+plain containers alone. mmengine's own checkpoints also hold numpy arrays and `HistoryBuffer` objects, which mmengine
+admits by allowing numpy's constructors and `getattr`: enough to reach any function, and numpy's dtype can be rebuilt with
+flags that turn bytes into pointers. Here those names lead to the stand-ins below, which only hold what the file says;
+arrays and buffers are made afterwards, from checked numbers. Nothing ever falls back to plain unpickling.
+"""
+
+import ast
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlparse
+
+import safetensors
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+MapLocation = str | torch.device | Callable[[Any, str], Any] | dict[str, str] | None
+
+# What torch's readers raise on bytes that are not what they should be.
+_BROKEN = (
+    UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    OSError,
+)
+_STARTS = {  # the first bytes of things that people save under a weight file's name
+    b'<!doctype': 'a web page',
+    b'<html': 'a web page',
+    b'<?xml': 'a web page or XML',
+    b'version https://git-lfs': 'a Git LFS pointer',
+    b'{"': 'a JSON file',
+}
+_DTYPES = {
+    **{f'i{n}': getattr(torch, f'int{8 * n}') for n in (1, 2, 4, 8)},
+    **{f'u{n}': getattr(torch, f'uint{8 * n}') for n in (1, 2, 4, 8)},
+    **{f'f{n}': getattr(torch, f'float{8 * n}') for n in (2, 4, 8)},
+    'b1': torch.bool,
+}
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class UnsafeWeightsError(ValueError):
+    """A file that asks to run code, or to build objects that are no weights."""
+
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: MapLocation = 'cpu') -> dict[str, Any]:
+    """What a `.safetensors`, `.pth` or `.pt` file holds, as plain containers and tensors; runs none of it."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        kind = 'is a folder, not a file of weights' if file.is_dir() else 'does not exist'
+        raise FileNotFoundError(f'{file} {kind}: give the path of a .safetensors, .pth or .pt file')
+    _refuse_other_files(file)
+    if file.suffix == '.safetensors':
+        return dict(read_safetensors(file, map_location)[0])
+    content = _read_torch(file, map_location)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'{file} holds a {type(content).__name__}, not a dict of tensors: '
+            'save the state dict (torch.save(model.state_dict(), path)) or use .safetensors'
+        )
+    return content
+
+
+def read_safetensors(
+    path: Path, map_location: MapLocation = 'cpu'
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and the header's metadata of a `.safetensors` file."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f'{path} is truncated or no safetensors file ({error}): fetch it again') from error
+    if isinstance(map_location, (str, torch.device)):
+        tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
+    return tensors, metadata
+
+
+def register_safe_loader(mmengine_checkpoint: ModuleType, *, history_buffer: Callable[..., Any]) -> None:
+    """Puts our reader into mmengine's `CheckpointLoader`, for files, URLs and the model zoos.
+
+    Takes the module `mmengine.runner.checkpoint` and the class `HistoryBuffer`, so that this file needs no mmengine.
+    Loading by `init_cfg`, `load_from`, `--resume` and the Inferencers all goes through that loader.
+    """
+    zoo: Any = mmengine_checkpoint
+
+    def load_from_file(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
+        return _read_for_mmengine(Path(filename).expanduser(), map_location, history_buffer)
+
+    def load_from_url(url: str, map_location: MapLocation = None) -> dict[str, Any]:
+        return load_from_file(str(_download(url)), map_location)
+
+    def load_from_torchvision(name: str, map_location: MapLocation = None) -> dict[str, Any]:
+        return load_from_url(_look_up(name, zoo.get_torchvision_models()), map_location)
+
+    def load_from_openmmlab(name: str, map_location: MapLocation = None) -> dict[str, Any]:
+        return load_from_url(_look_up(name, zoo.get_external_models()), map_location)
+
+    def load_from_nowhere(name: str, map_location: MapLocation = None) -> dict[str, Any]:
+        scheme = name.split('://')[0]
+        raise ValueError(f'{name}: weights are not read from {scheme}:// here; copy the file and give its path')
+
+    register = zoo.CheckpointLoader.register_scheme
+    register('', load_from_file, force=True)
+    register(('http://', 'https://'), load_from_url, force=True)
+    register(('modelzoo://', 'torchvision://'), load_from_torchvision, force=True)
+    register(('open-mmlab://', 'openmmlab://'), load_from_openmmlab, force=True)
+    unread = ['pavi://', 'mmcls://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
+    register(unread, load_from_nowhere, force=True)
+
+
+def _read_for_mmengine(
+    file: Path, map_location: MapLocation, history_buffer: Callable[..., Any]
+) -> dict[str, Any]:
+    """A checkpoint in mmengine's shape, with its arrays and buffers restored."""
+    content = read_checkpoint(file, map_location)
+    if file.suffix == '.safetensors':
+        return {'state_dict': content, 'meta': {}}
+    meta = content.get('meta')
+    runtime = content.get('message_hub', {}).get('runtime_info', {})
+    if isinstance(meta, dict):
+        # mmengine never writes this key, yet runs it as Python when it resumes.
+        meta.pop('config', None)
+    for place in (meta, runtime):
+        if isinstance(place, dict) and isinstance(place.get('cfg'), str):
+            _refuse_code(place['cfg'], file)
+    try:
+        return dict(_restore(content, history_buffer, {}))
+    except _BROKEN as error:
+        raise _broken(file, error) from error
+
+
+def _refuse_code(config_text: str, file: Path) -> None:
+    """Raises unless the config stored in a checkpoint only states values: an Inferencer given the file alone runs it."""
+    allowed = (ast.Module, ast.Assign, ast.Name, ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant, ast.Call)
+    allowed += (ast.keyword, ast.UnaryOp, ast.USub, ast.Load, ast.Store)
+    try:
+        nodes = list(ast.walk(ast.parse(config_text)))
+    except (SyntaxError, ValueError, RecursionError):
+        nodes = [ast.Import()]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    only_dicts = all(isinstance(c.func, ast.Name) and c.func.id == 'dict' for c in calls)
+    # mmengine replaces {{ ... }} and follows _base_ before it parses, so what was checked would not be what runs
+    if not only_dicts or not all(isinstance(n, allowed) for n in nodes) or '{{' in config_text or '_base_' in config_text:
+        raise UnsafeWeightsError(
+            f'{file}: the config stored in this checkpoint does more than state values, so it is not read; '
+            "keep its weights alone: torch.save({'state_dict': ...}) from a source that you trust"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------
+# Reading a pickle
+
+
+def _read_torch(file: Path, map_location: MapLocation) -> Any:
+    try:
+        with _only_stand_ins():
+            return torch.load(file, map_location=map_location, weights_only=True)
+    except _BROKEN as error:
+        raise _broken(file, error) from error
+
+
+@contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Inside, torch's restricted reader knows its own names and our stand-ins, and nothing that others allowed."""
+    with _ONE_AT_A_TIME:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(_stand_ins())
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
+
+
+def _broken(file: Path, error: BaseException) -> ValueError:
+    if isinstance(error, UnsafeWeightsError):
+        return error
+    message = str(error)
+    if 'TorchScript' in message:
+        return UnsafeWeightsError(
+            f'{file} is a TorchScript archive, a program: save its state dict with torch.save, or use .safetensors'
+        )
+    for marker in ('Unsupported global: GLOBAL ', 'unsupported GLOBAL ', 'unrecognized function '):
+        if marker in message:
+            name = message.split(marker)[1].split(' ')[0]
+            return UnsafeWeightsError(
+                f'{file} asks to run or build {name!r}, which is no tensor; nothing was run. If you trust its source, '
+                "keep only its tensors there: torch.save({'state_dict': ...}), or use .safetensors"
+            )
+    reason = message.strip().splitlines()[0][:200] if message.strip() else type(error).__name__
+    return ValueError(
+        f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and compare its size '
+        f'(here {file.stat().st_size} bytes)'
+    )
+
+
+def _refuse_other_files(file: Path) -> None:
+    with file.open('rb') as stream:
+        start = stream.read(64).lstrip().lower()
+    if not start:
+        raise ValueError(f'{file} is empty: fetch it again')
+    for marker, what in _STARTS.items():
+        if start.startswith(marker):
+            raise ValueError(f'{file} is {what}, not a file of weights: fetch the file behind the link itself')
+
+
+# ---------------------------------------------------------------------------------------------------
+# Stand-ins: what a pickled name leads to
+
+
+class _Dtype:
+    """Stands for numpy.dtype: a name such as 'f8', little endian."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ('<', '|', '='):
+            raise UnsafeWeightsError(f'a numpy array with byte order {state[1]!r} is not read')
+
+    def decode(self, raw: bytes, shape: tuple[int, ...]) -> Tensor:
+        if self.name not in _DTYPES or not isinstance(raw, bytes):
+            raise UnsafeWeightsError(f'a numpy array of type {self.name!r} is not read: store numbers')
+        if not raw:
+            return torch.empty(shape, dtype=_DTYPES[self.name])
+        return torch.frombuffer(bytearray(raw), dtype=_DTYPES[self.name]).reshape(shape)
+
+
+class _Array:
+    """Stands for numpy.ndarray; `values` is None until the state came."""
+
+    values: Tensor | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, column_major, raw = state
+        if not isinstance(dtype, _Dtype):
+            raise UnsafeWeightsError('a numpy array without a type')
+        values = dtype.decode(raw, tuple(reversed(shape)) if column_major else tuple(shape))
+        self.values = values.permute(*reversed(range(values.ndim))) if column_major else values
+
+
+class _History:
+    """Stands for mmengine's HistoryBuffer: two arrays and a length; functions that it names are left out."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.log, self.count = state['_log_history'], state['_count_history']
+        self.max_length = int(state['max_length'])
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> int | float | bool:
+    return dtype.decode(raw, ()).item()
+
+
+def _attribute(owner: object, name: str) -> str:
+    """Stands for getattr, which mmengine's buffers name for their own statistics: gives the name, never the thing."""
+    if owner is not _History:
+        raise UnsafeWeightsError(f'the file asks for the attribute {name!r} of {owner!r}; nothing was run')
+    return name
+
+
+def _stand_ins() -> list[Any]:
+    stand_ins = [
+        (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (dict, 'mmengine.config.config.ConfigDict'),
+        (_attribute, 'builtins.getattr'),
+        (_Array, 'numpy.ndarray'),
+        (_Dtype, 'numpy.dtype'),
+    ]
+    for core in ('numpy.core', 'numpy._core'):  # numpy 1 and 2
+        stand_ins.append((_reconstruct, f'{core}.multiarray._reconstruct'))
+        stand_ins.append((_scalar, f'{core}.multiarray.scalar'))
+    return stand_ins
+
+
+def _restore(value: Any, history_buffer: Callable[..., Any], seen: dict[int, Any]) -> Any:
+    """The same content with arrays and buffers in place of stand-ins; containers are changed where they are."""
+    if isinstance(value, _Array):
+        return value.values.numpy() if value.values is not None else None
+    if isinstance(value, _History):
+        log, count = (_restore(part, history_buffer, seen) for part in (value.log, value.count))
+        return history_buffer(log, count, value.max_length)
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_restore(item, history_buffer, seen) for item in value)
+    if id(value) in seen or not isinstance(value, (dict, list)):
+        return value
+    seen[id(value)] = value
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        value[key] = _restore(value[key], history_buffer, seen)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------
+# Files behind names
+
+
+def _look_up(name: str, urls: dict[str, str]) -> str:
+    key = name.split('://', 1)[1]
+    if key not in urls:
+        raise ValueError(f'{name} is not a known model: give the path or the URL of its file')
+    return urls[key]
+
+
+def _download(url: str) -> Path:
+    """The file behind a URL, kept in torch's cache; the first process of each machine fetches it."""
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    file = folder / Path(urlparse(url).path).name
+    several = dist.is_available() and dist.is_initialized()
+    if not file.exists() and (not several or int(os.environ.get('LOCAL_RANK', dist.get_rank())) == 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file))
+    if several:
+        dist.barrier()
+    return file
