@@ -6,9 +6,11 @@ mask is never made. Which kernel runs is picked per call, from what is known on 
 ==========  ====================================================================================
 varlen      CUDA sm80 or newer, bf16 or fp16, head width a multiple of 8 and at most 256:
             `torch.nn.attention.varlen`, whatever the lengths
-batched     all segments of one length: one scaled-dot-product attention over a batch of them
-segmented   everything else: one scaled-dot-product attention per run of equal segments, inside one
-            opaque operator, so that a compiled block stack holds one node, not one per segment
+batched     all segments of one length: one scaled-dot-product attention over a batch of them,
+            in eager mode and under `torch.export`
+segmented   everything else, and all lengths under `torch.compile`: one scaled-dot-product
+            attention per run of equal segments, inside one opaque operator, so that a compiled
+            block stack holds one node, not one per segment, and is compiled once
 ==========  ====================================================================================
 """
 
@@ -37,7 +39,9 @@ def attention(
     'varlen' insists on that kernel and 'sdpa' excludes it.
     """
     q_THK, k_THK = q_THK.to(v_THK.dtype), k_THK.to(v_THK.dtype)  # norms widen under autocast
-    kernel = pick_kernel(policy, v_THK.device, v_THK.dtype, v_THK.shape[-1], segments.equal)
+    # the opaque operator serves equal segments as well; one graph then serves every batch
+    equal = not torch.compiler.is_dynamo_compiling() and segments.equal
+    kernel = pick_kernel(policy, v_THK.device, v_THK.dtype, v_THK.shape[-1], equal)
     if kernel == 'varlen':
         return _varlen(q_THK, k_THK, v_THK, segments)
     if kernel == 'batched':

@@ -144,7 +144,8 @@ class NaViTBackbone(BaseModule):
         vit = self.vit
         frozen = [vit.patch_embed, *vit.blocks[: self.frozen_stages]]
         frozen += [module for module in (vit.position,) if module is not None]
-        vit.prefix.requires_grad_(False)
+        if vit.prefix is not None:
+            vit.prefix.requires_grad_(False)
         for module in frozen:
             module.eval()
             module.requires_grad_(False)

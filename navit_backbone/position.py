@@ -43,7 +43,7 @@ def axis_coordinates(packed: PackedPatches, axis: int, *, fractional: bool) -> T
     if not fractional:
         return coords
     sides = packed.grids[:, axis].to(coords.device, non_blocking=True)[packed.segment_ids]
-    return coords / sides
+    return coords.double() / sides
 
 
 def check_sides(packed: PackedPatches, max_size: int, what: str) -> None:

@@ -161,10 +161,10 @@ class NaViT(nn.Module):
         )
         self.position = build_position(_with_grid(position, self.patch_shapes[0]), dim)
         self.rope = None if arch.rope is None else RotaryPosition(dim // arch.num_heads, **arch.rope)
-        self.prefix = nn.Parameter(torch.zeros(arch.prefix_tokens, dim))
+        num_prefix = arch.prefix_tokens
+        self.prefix = nn.Parameter(torch.empty(num_prefix, dim)) if num_prefix else None
         self.window_size = window_size
         is_global = _global_blocks(depth, window_size, global_attn_indexes)
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
         norm = partial(NORMS[arch.norm], arch=arch)
         self.blocks = Blocks(
             (
@@ -180,7 +180,7 @@ class NaViT(nn.Module):
                     mlp=MLPS[arch.mlp](dim, hidden=arch.feedforward_channels),
                     norm=norm,
                     layer_scale=arch.layer_scale,
-                    drop_path=rates[index],
+                    drop_path=drop_path_rate * index / max(depth - 1, 1),
                     windowed=not is_global[index],
                 )
                 for index in range(depth)
@@ -198,7 +198,7 @@ class NaViT(nn.Module):
         for module in (self.patch_embed, self.blocks, self.pool, self.classifier):
             if module is not None:
                 module.apply(_init_linear)
-        if len(self.prefix):
+        if self.prefix is not None:
             nn.init.trunc_normal_(self.prefix, std=0.02)
 
     def compile_blocks(self) -> None:
@@ -219,7 +219,7 @@ class NaViT(nn.Module):
 
         ranks_T, windows = self._windows(packs, segments)
         rows_T, rows_NR, joined = _make_room(ids_T, ranks_T, segments, self.arch.prefix_tokens)
-        prefix_NRD = self.prefix.to(tokens_TD.dtype).expand(len(segments.lengths), -1, -1)
+        prefix_NRD = self._prefix_tokens(tokens_TD, len(segments.lengths))
         x_TD = _lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
         stream = Stream(joined, windows, *_lay_stream(ids_T, angles, rows_T, rows_NR, x_TD.dtype))
 
@@ -259,6 +259,11 @@ class NaViT(nn.Module):
         if self.position is not None:
             tokens_TD = tokens_TD + self.position(packed).to(tokens_TD.dtype)
         return tokens_TD
+
+    def _prefix_tokens(self, tokens_TD: Tensor, count: int) -> Tensor:
+        if self.prefix is None:
+            return tokens_TD.new_zeros(count, 0, tokens_TD.shape[1])
+        return self.prefix.to(tokens_TD.dtype).expand(count, -1, -1)
 
     def _windows(
         self, packs: Sequence[PackedPatches], segments: Segments

@@ -1,25 +1,25 @@
 """Opens files of weights and runs nothing that is in them.
 
-A `.pth` file is a pickle: a program that builds objects. torch's restricted reader (`weights_only`) builds tensors and
-plain containers alone. mmengine's own checkpoints also hold numpy arrays and `HistoryBuffer` objects, which mmengine
-admits by allowing numpy's constructors and `getattr`: enough to reach any function, and numpy's dtype can be rebuilt with
-flags that turn bytes into pointers. Here those names lead to the stand-ins below, which only hold what the file says;
-arrays and buffers are made afterwards, from checked numbers. Nothing ever falls back to plain unpickling.
+A `.pth` file is a pickle: a program that builds objects. torch's restricted reader (`weights_only`)
+builds tensors and plain containers alone. mmengine's own checkpoints also hold numpy arrays and
+`HistoryBuffer` objects, which mmengine admits by allowing numpy's constructors and `getattr`: with
+these a file can reach far into the process, and a numpy dtype can be rebuilt so that bytes count as
+pointers. Here those names lead to stand-ins, which only hold what the file says; arrays and
+buffers are made afterwards, from checked numbers. Nothing ever falls back to plain unpickling.
 """
 
 import ast
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
-import safetensors
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
@@ -62,8 +62,10 @@ class UnsafeWeightsError(ValueError):
     """A file that asks to run code, or to build objects that are no weights."""
 
 
-def read_checkpoint(path: str | os.PathLike[str], map_location: MapLocation = 'cpu') -> dict[str, Any]:
-    """What a `.safetensors`, `.pth` or `.pt` file holds, as plain containers and tensors; runs none of it."""
+def read_checkpoint(
+    path: str | os.PathLike[str], map_location: MapLocation = 'cpu'
+) -> dict[str, Any]:
+    """What a `.safetensors`, `.pth` or `.pt` file holds: plain containers and tensors."""
     file = Path(path).expanduser()
     if not file.is_file():
         kind = 'is a folder, not a file of weights' if file.is_dir() else 'does not exist'
@@ -86,22 +88,25 @@ def read_safetensors(
     """Tensors and the header's metadata of a `.safetensors` file."""
     try:
         with safe_open(path, framework='pt') as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f'{path} is truncated or no safetensors file ({error}): fetch it again') from error
+        raise ValueError(
+            f'{path} is truncated or no safetensors file ({error}): fetch it again'
+        ) from error
     if isinstance(map_location, (str, torch.device)):
         tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
     return tensors, metadata
 
 
-def register_safe_loader(mmengine_checkpoint: ModuleType, *, history_buffer: Callable[..., Any]) -> None:
+def register_safe_loader(checkpoint_loader: Any) -> None:
     """Puts our reader into mmengine's `CheckpointLoader`, for files, URLs and the model zoos.
 
-    Takes the module `mmengine.runner.checkpoint` and the class `HistoryBuffer`, so that this file needs no mmengine.
-    Loading by `init_cfg`, `load_from`, `--resume` and the Inferencers all goes through that loader.
+    The class is an argument so that this file needs no mmengine. `init_cfg`, `load_from`,
+    `--resume` and the Inferencers all load through it.
     """
-    zoo: Any = mmengine_checkpoint
+    zoo: Any = sys.modules[checkpoint_loader.__module__]
+    history_buffer = sys.modules['mmengine.logging'].HistoryBuffer
 
     def load_from_file(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
         return _read_for_mmengine(Path(filename).expanduser(), map_location, history_buffer)
@@ -117,9 +122,11 @@ def register_safe_loader(mmengine_checkpoint: ModuleType, *, history_buffer: Cal
 
     def load_from_nowhere(name: str, map_location: MapLocation = None) -> dict[str, Any]:
         scheme = name.split('://')[0]
-        raise ValueError(f'{name}: weights are not read from {scheme}:// here; copy the file and give its path')
+        raise ValueError(
+            f'{name}: weights are not read from {scheme}:// here; copy the file and give its path'
+        )
 
-    register = zoo.CheckpointLoader.register_scheme
+    register = checkpoint_loader.register_scheme
     register('', load_from_file, force=True)
     register(('http://', 'https://'), load_from_url, force=True)
     register(('modelzoo://', 'torchvision://'), load_from_torchvision, force=True)
@@ -149,25 +156,33 @@ def _read_for_mmengine(
         raise _broken(file, error) from error
 
 
+_VALUES = (ast.Module, ast.Assign, ast.Name, ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant)
+_VALUES += (ast.Call, ast.keyword, ast.UnaryOp, ast.USub, ast.Load, ast.Store)  # type: ignore[assignment]
+
+
 def _refuse_code(config_text: str, file: Path) -> None:
-    """Raises unless the config stored in a checkpoint only states values: an Inferencer given the file alone runs it."""
-    allowed = (ast.Module, ast.Assign, ast.Name, ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant, ast.Call)
-    allowed += (ast.keyword, ast.UnaryOp, ast.USub, ast.Load, ast.Store)
+    """Raise unless a config inside a checkpoint only states values.
+
+    An Inferencer that is given a checkpoint alone runs this text as Python.
+    """
+    # mmengine replaces {{ }} and follows _base_ before it parses: what runs is not what stands here
+    plain = '{{' not in config_text and '_base_' not in config_text
     try:
         nodes = list(ast.walk(ast.parse(config_text)))
     except (SyntaxError, ValueError, RecursionError):
-        nodes = [ast.Import()]
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    only_dicts = all(isinstance(c.func, ast.Name) and c.func.id == 'dict' for c in calls)
-    # mmengine replaces {{ ... }} and follows _base_ before it parses, so what was checked would not be what runs
-    if not only_dicts or not all(isinstance(n, allowed) for n in nodes) or '{{' in config_text or '_base_' in config_text:
+        plain, nodes = False, []
+    for node in nodes:
+        dict_call = isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict'
+        plain &= isinstance(node, _VALUES) and (dict_call or not isinstance(node, ast.Call))
+    if not plain:
         raise UnsafeWeightsError(
-            f'{file}: the config stored in this checkpoint does more than state values, so it is not read; '
-            "keep its weights alone: torch.save({'state_dict': ...}) from a source that you trust"
+            f'{file}: the config stored in this checkpoint does more than state values, so it is '
+            "not read; where you trust its source, keep its weights alone: torch.save({'state_dict'"
+            ': ...})'
         )
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Reading a pickle
 
 
@@ -181,7 +196,7 @@ def _read_torch(file: Path, map_location: MapLocation) -> Any:
 
 @contextmanager
 def _only_stand_ins() -> Iterator[None]:
-    """Inside, torch's restricted reader knows its own names and our stand-ins, and nothing that others allowed."""
+    """Inside, torch's restricted reader knows our stand-ins and nothing that others allowed."""
     with _ONE_AT_A_TIME:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
@@ -199,19 +214,21 @@ def _broken(file: Path, error: BaseException) -> ValueError:
     message = str(error)
     if 'TorchScript' in message:
         return UnsafeWeightsError(
-            f'{file} is a TorchScript archive, a program: save its state dict with torch.save, or use .safetensors'
+            f'{file} is a TorchScript archive, a program: save its state dict by torch.save, or '
+            'use .safetensors'
         )
     for marker in ('Unsupported global: GLOBAL ', 'unsupported GLOBAL ', 'unrecognized function '):
         if marker in message:
             name = message.split(marker)[1].split(' ')[0]
             return UnsafeWeightsError(
-                f'{file} asks to run or build {name!r}, which is no tensor; nothing was run. If you trust its source, '
-                "keep only its tensors there: torch.save({'state_dict': ...}), or use .safetensors"
+                f'{file} asks to run or build {name!r}, which is no tensor; nothing was run. Where '
+                "you trust its source, keep its tensors alone: torch.save({'state_dict': ...}), or "
+                'use .safetensors'
             )
     reason = message.strip().splitlines()[0][:200] if message.strip() else type(error).__name__
     return ValueError(
-        f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and compare its size '
-        f'(here {file.stat().st_size} bytes)'
+        f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and '
+        f'compare its size (here {file.stat().st_size} bytes)'
     )
 
 
@@ -222,10 +239,12 @@ def _refuse_other_files(file: Path) -> None:
         raise ValueError(f'{file} is empty: fetch it again')
     for marker, what in _STARTS.items():
         if start.startswith(marker):
-            raise ValueError(f'{file} is {what}, not a file of weights: fetch the file behind the link itself')
+            raise ValueError(
+                f'{file} is {what}, not a file of weights: fetch the file behind the link itself'
+            )
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stand-ins: what a pickled name leads to
 
 
@@ -241,7 +260,9 @@ class _Dtype:
 
     def decode(self, raw: bytes, shape: tuple[int, ...]) -> Tensor:
         if self.name not in _DTYPES or not isinstance(raw, bytes):
-            raise UnsafeWeightsError(f'a numpy array of type {self.name!r} is not read: store numbers')
+            raise UnsafeWeightsError(
+                f'a numpy array of type {self.name!r} is not read: store numbers'
+            )
         if not raw:
             return torch.empty(shape, dtype=_DTYPES[self.name])
         return torch.frombuffer(bytearray(raw), dtype=_DTYPES[self.name]).reshape(shape)
@@ -261,7 +282,7 @@ class _Array:
 
 
 class _History:
-    """Stands for mmengine's HistoryBuffer: two arrays and a length; functions that it names are left out."""
+    """Stands for mmengine's HistoryBuffer: two arrays and a length; its functions are left out."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.log, self.count = state['_log_history'], state['_count_history']
@@ -277,9 +298,11 @@ def _scalar(dtype: _Dtype, raw: bytes) -> int | float | bool:
 
 
 def _attribute(owner: object, name: str) -> str:
-    """Stands for getattr, which mmengine's buffers name for their own statistics: gives the name, never the thing."""
+    """Stands for getattr, by which buffers name their own functions: gives the name alone."""
     if owner is not _History:
-        raise UnsafeWeightsError(f'the file asks for the attribute {name!r} of {owner!r}; nothing was run')
+        raise UnsafeWeightsError(
+            f'the file asks for the attribute {name!r} of {owner!r}; nothing was run'
+        )
     return name
 
 
@@ -298,7 +321,7 @@ def _stand_ins() -> list[Any]:
 
 
 def _restore(value: Any, history_buffer: Callable[..., Any], seen: dict[int, Any]) -> Any:
-    """The same content with arrays and buffers in place of stand-ins; containers are changed where they are."""
+    """The same content with arrays and buffers in place of stand-ins; containers are kept."""
     if isinstance(value, _Array):
         return value.values.numpy() if value.values is not None else None
     if isinstance(value, _History):
@@ -314,7 +337,7 @@ def _restore(value: Any, history_buffer: Callable[..., Any], seen: dict[int, Any
     return value
 
 
-# ---------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Files behind names
 
 
@@ -326,11 +349,13 @@ def _look_up(name: str, urls: dict[str, str]) -> str:
 
 
 def _download(url: str) -> Path:
-    """The file behind a URL, kept in torch's cache; the first process of each machine fetches it."""
+    """The file behind a URL, in torch's cache; the first process of each machine fetches it."""
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     file = folder / Path(urlparse(url).path).name
     several = dist.is_available() and dist.is_initialized()
-    if not file.exists() and (not several or int(os.environ.get('LOCAL_RANK', dist.get_rank())) == 0):
+    if not file.exists() and (
+        not several or int(os.environ.get('LOCAL_RANK', dist.get_rank())) == 0
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))
     if several:

@@ -1,0 +1,366 @@
+"""Weights into a model, checked and not guessed; and our own file format.
+
+What disagrees with the model that is to take the weights is refused by name, with the way out:
+neither a LayerScale, a register or an epsilon is ever dropped in silence.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .families import FAMILIES, NaViTWeights, convert, find_tensors, refuse_nan, summary
+from .position import POSITIONS, Learned1DPosition
+from .vit import Arch, NaViT
+from .weight_files import (
+    UnsafeWeightsError,
+    read_checkpoint,
+    read_safetensors,
+    register_safe_loader,
+)
+
+__all__ = [
+    'LoadReport',
+    'NaViTWeights',
+    'UnsafeWeightsError',
+    'build',
+    'guard_loading',
+    'load_weights',
+    'read_checkpoint',
+    'read_weights',
+    'register_safe_loader',
+    'save_navit',
+    'weights_of',
+]
+
+FORMAT, VERSION = 'navit-backbone', 1
+# Parts that a model may have beyond its weights, or leave out; and the fields of Arch for them.
+OPTIONAL, OPTIONAL_FIELDS = ('pool.', 'classifier.'), ('pooling', 'num_classes')
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What happened to every tensor; `print` it."""
+
+    source: str
+    family: str
+    loaded: tuple[str, ...]
+    interpolated: tuple[str, ...]  # at run time, to each picture's own grid
+    left_over: tuple[str, ...]
+    missing: tuple[str, ...]
+    share: float  # of the model's values, optional parts aside
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f'{self.source} ({self.family}): {len(self.loaded)} tensors loaded, '
+            f'{self.share:.1%} of the backbone',
+            f'  interpolated to each picture: {summary(self.interpolated)}',
+            f'  left over: {summary(self.left_over)}',
+            f'  missing: {summary(self.missing)}',
+        ]
+        return '\n'.join(lines + [f'  note: {note}' for note in self.notes])
+
+
+def load_weights(
+    model: NaViT,
+    checkpoint: str | os.PathLike[str] | NaViTWeights,
+    *,
+    min_share: float = 1.0,
+    family: str = 'auto',
+    prefix: str | None = None,
+) -> LoadReport:
+    """Load weights of any known family, or of our format, into `model`; raise where they disagree.
+
+    `min_share` of the model's values must be there, optional pooling and classifier aside.
+    """
+    if isinstance(checkpoint, NaViTWeights):
+        weights, name = checkpoint, 'these weights'
+    else:
+        weights, name = read_weights(checkpoint, family=family, prefix=prefix), str(checkpoint)
+    report = _check(model, weights, name, min_share)
+    targets = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for key in report.loaded:
+            targets[key].copy_(weights.tensors[key])
+    return report
+
+
+def read_weights(
+    source: str | os.PathLike[str],
+    *,
+    family: str = 'auto',
+    prefix: str | None = None,
+    num_heads: int | None = None,
+) -> NaViTWeights:
+    """The weights of a file under NaViT's names. `prefix` picks one of several models inside."""
+    path = Path(source).expanduser()
+    if family != 'auto' and family not in FAMILIES:
+        raise ValueError(f'family={family!r} is not one of {["auto", *FAMILIES]}')
+    if path.suffix == '.safetensors' and path.is_file():
+        tensors, header = read_safetensors(path)
+        if header.get('format') == FORMAT:
+            return _from_header(path, tensors, header)
+    tensors = find_tensors(read_checkpoint(path), str(path))
+    return convert(tensors, name=str(path), family=family, prefix=prefix, num_heads=num_heads)
+
+
+def weights_of(
+    model: NaViT,
+    *,
+    input_mean: tuple[float, ...] | None = None,
+    input_std: tuple[float, ...] | None = None,
+) -> NaViTWeights:
+    """A model's own weights, ready for `save_navit`."""
+    return NaViTWeights(
+        tensors=dict(model.state_dict()),
+        arch=model.arch.to_dict(),
+        position=_describe_position(model.position),
+        input_mean=input_mean,
+        input_std=input_std,
+    )
+
+
+def build(weights: NaViTWeights) -> NaViT:
+    """The model that these weights fit, as yet with random values."""
+    needed = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
+    if unknown := [name for name in needed if name not in weights.arch]:
+        raise ValueError(f'nothing in these weights tells {", ".join(unknown)}: state it')
+    shapes: Any = weights.patch_shapes
+    return NaViT(
+        Arch(**weights.arch),
+        patch_size=shapes,
+        position=weights.position,
+        final_norm='norm.weight' in weights.tensors,
+    )
+
+
+def save_navit(
+    path: str | os.PathLike[str], weights: NaViTWeights, *, overwrite: bool = False
+) -> LoadReport:
+    """Write our format: safetensors, with all that is needed to build the model in its header."""
+    file = Path(path)
+    if file.suffix != '.safetensors':
+        raise ValueError(
+            f'{file}: our format is safetensors; give a name that ends in .safetensors'
+        )
+    if file.exists() and not overwrite:
+        raise ValueError(f'{file} exists: give another name, or ask to overwrite it')
+    with torch.device('meta'):
+        model = build(weights)
+    report = _check(model, weights, str(file), min_share=1.0)
+    header = {
+        'format': FORMAT,
+        'version': str(VERSION),
+        'arch': json.dumps(weights.arch),
+        'patch_size': json.dumps(weights.patch_shapes),
+        'position': json.dumps(weights.position),
+        'input_mean': json.dumps(weights.input_mean),
+        'input_std': json.dumps(weights.input_std),
+        'family': weights.family,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f'.{file.name}.{os.getpid()}.part')
+    try:
+        save_file({k: t.contiguous() for k, t in weights.tensors.items()}, aside, metadata=header)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return report
+
+
+def guard_loading(model: NaViT) -> None:
+    """Make a strict load into `model` raise on tensors that are missing, misshapen or not finite.
+
+    mmengine's `load_from`, `--resume` and Inferencers load strictly and only log what did not fit.
+    """
+    model.register_load_state_dict_pre_hook(_check_incoming)  # type: ignore[no-untyped-call]
+
+
+def _check_incoming(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    prefix: str,
+    _: dict[str, Any],
+    strict: bool,
+    *__: Any,
+) -> None:
+    if not strict:
+        return
+    wanted = {k: t for k, t in module.state_dict().items() if not k.startswith(OPTIONAL)}
+    missing = [prefix + key for key in wanted if prefix + key not in state]
+    if len(missing) == len(wanted):
+        raise ValueError(
+            f'the checkpoint holds nothing for {prefix or "NaViT"}*: load_from, --resume, test and '
+            'predict take a checkpoint of the whole model; for a backbone alone use '
+            "init_cfg=dict(type='Pretrained', checkpoint=...) in the backbone"
+        )
+    if missing:
+        raise ValueError(f'the checkpoint lacks {summary(missing)}: it is of another model')
+    for key, tensor in wanted.items():
+        given = state[prefix + key]
+        if given.shape != tensor.shape:
+            raise ValueError(
+                f'{prefix}{key}: the checkpoint has {tuple(given.shape)}, the model '
+                f'{tuple(tensor.shape)}: use the config that it was trained with'
+            )
+    refuse_nan({prefix + key: state[prefix + key] for key in wanted}, 'the checkpoint')
+
+
+# --------------------------------------------------------------------------------------------------
+# Against a model
+
+
+def _check(model: NaViT, weights: NaViTWeights, name: str, min_share: float) -> LoadReport:
+    """What loading will do; raise where the two do not fit."""
+    if wrong := _disagreements(model, weights):
+        raise ValueError(f'{name} does not fit this model:\n  ' + '\n  '.join(wrong))
+    report = _report(name, weights, model.state_dict(), _notes(model, weights))
+    if report.share < min_share:
+        raise ValueError(
+            f'{report}\n{report.share:.1%} of the backbone is there and min_share asks for '
+            f'{min_share:.1%}: give weights of this model, leave out what is missing (final_norm='
+            'False where a norm is), or set min_share lower to start these parts anew'
+        )
+    return report
+
+
+def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
+    """What would make the model compute something else than the weights' origin, with ways out."""
+    wrong = _wrong_fields(model.arch, weights.arch)
+    shapes = sorted(model.patch_shapes)
+    if weights.patch_shapes != shapes:
+        there = ' and '.join(str(shape) for shape in weights.patch_shapes)
+        wrong.append(
+            f'the file has patches of (t, h, w) = {there}, the model {shapes}: set patch_size'
+        )
+    elif weights.position is not None:
+        here, rule = _describe_position(model.position), weights.position
+        if not weights.stated:
+            rule = {key: value for key, value in rule.items() if key in ('kind', 'grid')}
+        if here is None or any(here.get(key) != value for key, value in rule.items()):
+            wrong.append(
+                f'the file has position {weights.position}, the model {here}: '
+                f'set position={weights.position}'
+            )
+    if wrong:
+        return wrong
+    targets = model.state_dict()
+    for key, tensor in weights.tensors.items():
+        if key not in targets:
+            if not key.startswith((*OPTIONAL, 'norm.')):
+                wrong.append(f'{key}: the model has no such part')
+        elif targets[key].shape != tensor.shape and not key.startswith(OPTIONAL):
+            sizes = f'{tuple(tensor.shape)}, the model {tuple(targets[key].shape)}'
+            wrong.append(f'{key}: the file has {sizes}')
+        elif not tensor.is_floating_point():
+            wrong.append(f'{key}: the file has {tensor.dtype}, and quantised weights are not read')
+    return wrong
+
+
+def _wrong_fields(model: Arch, given: Mapping[str, Any]) -> list[str]:
+    here = model.to_dict()
+    wrong = {
+        key: value
+        for key, value in given.items()
+        if key not in OPTIONAL_FIELDS and not _same(key, value, here[key])
+    }
+    lines = [
+        f'arch.{k}: {value!r} in the file, {here[k]!r} in the model' for k, value in wrong.items()
+    ]
+    if wrong:
+        changes = ', '.join(f'{key}={value!r}' for key, value in wrong.items())
+        lines.append(f'take other weights, or set arch=dict(preset=..., {changes})')
+    return lines
+
+
+def _same(key: str, there: Any, here: Any) -> bool:
+    if key == 'layer_scale':  # its value at the start does not matter once weights are loaded
+        return (there is None) == (here is None)
+    if key == 'rope' and there is not None and here is not None:
+        default = {'theta': 10000.0}
+        return bool({**default, **there} == {**default, **here})
+    if isinstance(there, float) and isinstance(here, float):
+        return math.isclose(there, here)
+    return bool(there == here)
+
+
+def _report(
+    name: str, weights: NaViTWeights, targets: Mapping[str, Tensor], notes: tuple[str, ...]
+) -> LoadReport:
+    fits = [k for k, t in weights.tensors.items() if k in targets and t.shape == targets[k].shape]
+    sizes = {k: t.numel() for k, t in targets.items() if not k.startswith(OPTIONAL)}
+    share = sum(sizes.get(key, 0) for key in fits) / max(sum(sizes.values()), 1)
+    return LoadReport(
+        source=name,
+        family=weights.family,
+        loaded=tuple(fits),
+        interpolated=tuple(k for k in fits if k == 'position.table' and weights.position),
+        left_over=(*(k for k in weights.tensors if k not in fits), *weights.left_over),
+        missing=tuple(k for k, t in targets.items() if k not in fits and t.numel()),
+        share=share,
+        notes=notes,
+    )
+
+
+def _notes(model: NaViT, weights: NaViTWeights) -> tuple[str, ...]:
+    notes = []
+    if 'num_heads' not in weights.arch:
+        notes.append(f'no tensor tells the number of heads: the model has {model.arch.num_heads}')
+    here, there = _describe_position(model.position), weights.position
+    if here and there and here != there:
+        notes.append(f'positions are interpolated as {here}; {weights.family} does it as {there}')
+    return tuple(notes)
+
+
+def _describe_position(position: nn.Module | None) -> dict[str, Any] | None:
+    """The spec that builds this position again."""
+    if position is None:
+        return None
+    kind = next(name for name, cls in POSITIONS.items() if type(position) is cls)
+    options = [name for name in inspect.signature(type(position)).parameters if name != 'dim']
+    spec = {'kind': kind} | {n: getattr(position, n) for n in options if hasattr(position, n)}
+    if isinstance(position, Learned1DPosition):
+        spec['grid'] = tuple(position.table.shape[:2])
+    return spec
+
+
+# --------------------------------------------------------------------------------------------------
+# Our format
+
+
+def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, str]) -> NaViTWeights:
+    if int(header.get('version', 0)) > VERSION:
+        raise ValueError(
+            f'{path} is of version {header["version"]}, this installation reads up to {VERSION}: '
+            'update navit-backbone'
+        )
+    try:
+        values = {k: json.loads(header[k]) for k in ('arch', 'position', 'input_mean', 'input_std')}
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f'{path}: its header is damaged ({error}): convert it again') from error
+    refuse_nan(tensors, str(path))
+    position = values['position']
+    if unknown := set(values['arch']) - {item.name for item in fields(Arch)}:
+        raise ValueError(f'{path}: its header names {sorted(unknown)}, unknown here')
+    if position and 'grid' in position:
+        position['grid'] = tuple(position['grid'])
+    mean, std = (tuple(values[k]) if values[k] else None for k in ('input_mean', 'input_std'))
+    return NaViTWeights(
+        tensors=tensors,
+        arch=values['arch'],
+        position=position,
+        input_mean=mean,
+        input_std=std,
+        family=header.get('family', 'navit'),
+    )
