@@ -1,7 +1,16 @@
 """Native-resolution Vision Transformers: pictures and clips of any size in one packed sequence."""
 
-from .packing import PackedPatches, Segments, drop_tokens, pack, pack_canvas, patchify, unpack
-from .packing import unpack_canvas, unpatchify
+from .packing import (
+    PackedPatches,
+    Segments,
+    drop_tokens,
+    pack,
+    pack_canvas,
+    patchify,
+    unpack,
+    unpack_canvas,
+    unpatchify,
+)
 from .vit import Arch, NaViT, NaViTOutput
 
 __all__ = [

@@ -97,13 +97,15 @@ def _varlen(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, segments: Segments) -> 
 
     cu, longest = segments.cu_seqlens, segments.max_len
     q_THK, k_THK, v_THK = q_THK.contiguous(), k_THK.contiguous(), v_THK.contiguous()
-    out: Tensor = varlen_attn(q_THK, k_THK, v_THK, cu, cu, longest, longest)
+    out = varlen_attn(q_THK, k_THK, v_THK, cu, cu, longest, longest)
+    assert isinstance(out, Tensor), 'varlen_attn gives more than the output'
     return out
 
 
 def _batched(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, count: int) -> Tensor:
-    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q_THK, k_THK, v_THK))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+    everything = slice(None)
+    q, k, v = (_batch(x, everything, count) for x in (q_THK, k_THK, v_THK))
+    return _flat(F.scaled_dot_product_attention(q, k, v))
 
 
 def _runs(lengths: Tensor) -> list[tuple[slice, int]]:
@@ -120,7 +122,8 @@ def _runs(lengths: Tensor) -> list[tuple[slice, int]]:
 
 def _batch(x_THK: Tensor, rows: slice, count: int) -> Tensor:
     """A view [count, H, n, K] of a run of equal segments."""
-    return x_THK[rows].unflatten(0, (count, -1)).transpose(1, 2)
+    run: Tensor = x_THK[rows].unflatten(0, (count, -1)).transpose(1, 2)
+    return run
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -137,7 +140,7 @@ def segment_attention(
     The log-sum-exp [T, H] spares the backward pass on CPU from running the forward pass again;
     elsewhere it is empty and the backward pass runs it.
     """
-    out = torch.empty_like(v_THK, memory_format=torch.contiguous_format)
+    out = _blank(v_THK)
     lse = _new_lse(v_THK)
     for rows, count in _runs(lengths):
         q, k, v = (_batch(x, rows, count) for x in (q_THK, k_THK, v_THK))
@@ -152,7 +155,11 @@ def segment_attention(
 
 @segment_attention.register_fake
 def _(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(v_THK, memory_format=torch.contiguous_format), _new_lse(v_THK)
+    return _blank(v_THK), _new_lse(v_THK)
+
+
+def _blank(x_THK: Tensor) -> Tensor:
+    return torch.empty_like(x_THK, memory_format=torch.contiguous_format)
 
 
 def _new_lse(v_THK: Tensor) -> Tensor:
@@ -172,9 +179,10 @@ def segment_attention_backward(
     lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [T, H, K] of q, k and v."""
-    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_THK, k_THK, v_THK)]
+    grads = [_blank(x) for x in (q_THK, k_THK, v_THK)]
+    tensors = (q_THK, k_THK, v_THK, out_THK, grad_THK)
     for rows, count in _runs(lengths):
-        q, k, v, out, grad = (_batch(x, rows, count) for x in (q_THK, k_THK, v_THK, out_THK, grad_THK))
+        q, k, v, out, grad = (_batch(x, rows, count) for x in tensors)
         if v.device.type == 'cpu':
             part_lse = lse[rows].unflatten(0, (count, -1)).transpose(1, 2)
             parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -197,8 +205,7 @@ def _(
     lse: Tensor,
     lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_THK, k_THK, v_THK))
-    return q, k, v
+    return _blank(q_THK), _blank(k_THK), _blank(v_THK)
 
 
 def _rerun_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:

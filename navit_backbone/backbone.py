@@ -1,4 +1,4 @@
-"""The backbone that OpenMMLab's detectors and segmentors use unmodified. Importing it registers it."""
+"""The backbone for OpenMMLab's unmodified detectors and segmentors; importing it registers it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class NaViTBackbone(BaseModule):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.is_init: bool
         self.vit = NaViT(
             Arch.of(arch),
             patch_size=patch_size,
@@ -79,20 +80,20 @@ class NaViTBackbone(BaseModule):
 
     def init_weights(self) -> None:
         """Load `init_cfg`'s checkpoint and print what was loaded; without one, start anew."""
-        if self.is_init:
+        if self.is_init:  # set by BaseModule
             return
         config = dict(self.init_cfg or {})
         if config.pop('type', None) == 'Pretrained':
             print_log(str(load_weights(self.vit, **config)), logger='current')
         elif self.init_cfg:
-            raise ValueError(f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}")
+            raise ValueError(
+                f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}"
+            )
         else:
             self.vit.init_weights()
         self.is_init = True
 
-    def forward(
-        self, x: Tensor, image_sizes: Sequence[Size] | None = None
-    ) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Maps of the `out_indices`, in that order; outside a picture they are zero."""
         sizes = self._sizes(x, image_sizes)
         packed = pack_canvas(x, sizes, self.patch_size)
@@ -116,8 +117,8 @@ class NaViTBackbone(BaseModule):
         for index, (h, w) in enumerate(given):
             if not (0 < h <= height and 0 < w <= width):
                 raise ValueError(
-                    f'image_sizes[{index}] = ({h}, {w}) does not fit the canvas of {height} x {width} '
-                    f'pixels: give (height, width) in pixels, at least 1 and at most the canvas'
+                    f'image_sizes[{index}] = ({h}, {w}) does not fit the canvas of {height} x '
+                    f'{width} pixels: give (height, width) in pixels, at least 1 and at most the canvas'
                 )
         return [(int(h), int(w)) for h, w in given]
 
@@ -164,4 +165,3 @@ class NaViTBackbone(BaseModule):
         if parts[0] == 'blocks':
             return int(parts[1]) + 1, num_layers
         return num_layers - 1, num_layers
-

@@ -1,4 +1,4 @@
-"""The parts of a transformer block, on packed tokens [T, D]; each is written as its paper has it."""
+"""The parts of a transformer block on packed tokens [T, D], each as its paper writes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stream(NamedTuple):
 
 
 class PatchEmbed(nn.Linear):
-    """Patches of one shape [T, P] to tokens [T, D]: a convolution with stride = kernel, flattened."""
+    """Patches of one shape [T, P] to tokens [T, D]: a convolution whose stride is its kernel."""
 
     def __init__(self, dim: int, *, patch_shape: PatchShape, in_channels: int = 3) -> None:
         t, h, w = patch_shape
@@ -162,5 +162,7 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, stream: Stream) -> Tensor:
         segments = stream.windows if self.windowed else stream.segments
         assert segments is not None, 'a windowed block needs a stream with windows'
-        x_TD = x_TD + self.drop_path(self.ls1(self.attn(self.norm1(x_TD), segments, stream)), stream)
-        return x_TD + self.drop_path(self.ls2(self.mlp(self.norm2(x_TD))), stream)
+        attended = self.ls1(self.attn(self.norm1(x_TD), segments, stream))
+        x_TD = x_TD + self.drop_path(attended, stream)
+        out: Tensor = x_TD + self.drop_path(self.ls2(self.mlp(self.norm2(x_TD))), stream)
+        return out

@@ -153,12 +153,12 @@ def patchify(clip: Tensor, patch_shape: PatchShape) -> PackedPatches:
             f'a picture is [C, height, width] and a clip [C, frames, height, width], none of them '
             f'empty: got {tuple(clip.shape)}'
         )
-    grid = tuple(-(-side // p) for side, p in zip(clip.shape[1:], patch_shape, strict=True))
-    missing = [g * p - s for g, p, s in zip(grid, patch_shape, clip.shape[1:], strict=True)]
-    if missing[0]:
-        clip = torch.cat([clip, clip[:, -1:].expand(-1, missing[0], -1, -1)], 1)
-    clip = F.pad(clip, (0, missing[2], 0, missing[1]))
     p, q, r = patch_shape
+    _, frames, height, width = clip.shape
+    if frames % p:
+        clip = torch.cat([clip, clip[:, -1:].expand(-1, -frames % p, -1, -1)], 1)
+    clip = F.pad(clip, (0, -width % r, 0, -height % q))
+    grid = (clip.shape[1] // p, clip.shape[2] // q, clip.shape[3] // r)
     patches = rearrange(clip, 'c (t p) (h q) (w r) -> (t h w) (c p q r)', p=p, q=q, r=r)
     coords, ids = _shared_coordinates(1, grid, clip.device)
     return PackedPatches(
@@ -178,7 +178,9 @@ def pack(packs: Sequence[PackedPatches]) -> PackedPatches:
         raise ValueError('nothing to pack: give at least one PackedPatches')
     shapes = {item.patch_shape for item in packs}
     if len(shapes) > 1:
-        raise ValueError(f'one pack holds one patch shape, got {sorted(shapes)}: make a pack of each')
+        raise ValueError(
+            f'one pack holds one patch shape, got {sorted(shapes)}: make a pack of each'
+        )
     firsts = torch.tensor([0, *(item.num_examples for item in packs[:-1])]).cumsum(0).tolist()
     grids = {item.shared_grid for item in packs}
     return PackedPatches(
@@ -201,7 +203,9 @@ def unpack(tokens: Tensor, packed: PackedPatches) -> list[Tensor]:
     rows = starts[packed.segment_ids] + (t * h + y) * w + x
     canvas = tokens.new_zeros(int(cells.sum()), tokens.shape[1]).index_copy(0, rows, tokens)
     maps = canvas.split(cells.tolist())
-    return [m.unflatten(0, tuple(grid)) for m, grid in zip(maps, packed.grids.tolist(), strict=True)]
+    return [
+        m.unflatten(0, tuple(grid)) for m, grid in zip(maps, packed.grids.tolist(), strict=True)
+    ]
 
 
 def unpatchify(packed: PackedPatches, num_channels: int = 3) -> list[Tensor]:
@@ -256,7 +260,7 @@ def unpack_canvas(tokens: Tensor, packed: PackedPatches, grid: Size) -> Tensor:
 
 
 def inside(sizes: Sequence[Size], grid: Size, device: torch.device) -> Tensor:
-    """Which cells of a canvas of `grid` lie in the pictures of `sizes` (in cells): [B, 1, *grid]."""
+    """The cells of a canvas of `grid` that lie in the pictures (`sizes` in cells): [B, 1, *grid]."""
     limits = torch.tensor(sizes).to(device, non_blocking=True)  # [B, 2]
     rows = torch.arange(grid[0], device=device) < limits[:, :1]  # [B, height]
     cols = torch.arange(grid[1], device=device) < limits[:, 1:]  # [B, width]
@@ -284,9 +288,7 @@ def drop_tokens(
         raise ValueError(f'rates must be {packed.num_examples} numbers in [0, 1), got {rates}')
     device = packed.patches.device
     kept = (packed.lengths * (1 - rates.double())).round().long().clamp(min=1)
-    draw = torch.rand(
-        len(packed.patches), device=device, dtype=torch.float64, generator=generator
-    )
+    draw = torch.rand(len(packed.patches), device=device, dtype=torch.float64, generator=generator)
     order = torch.argsort(packed.segment_ids + draw)  # examples stay apart: draw is below one
     starts = (packed.lengths.cumsum(0) - packed.lengths).to(device, non_blocking=True)
     rank = torch.arange(len(order), device=device) - starts[packed.segment_ids]

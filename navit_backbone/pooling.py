@@ -36,7 +36,9 @@ class MeanPooling(nn.Module):
 
     def forward(self, tokens_TD: Tensor, prefix_NRD: Tensor, ids_T: Tensor) -> Tensor:
         num = len(prefix_NRD)
-        return _sum_by(tokens_TD, ids_T, num) / _sum_by(torch.ones_like(tokens_TD[:, :1]), ids_T, num)
+        return _sum_by(tokens_TD, ids_T, num) / _sum_by(
+            torch.ones_like(tokens_TD[:, :1]), ids_T, num
+        )
 
 
 class AttentionPooling(nn.Module):
@@ -63,7 +65,9 @@ class AttentionPooling(nn.Module):
         k_THK, v_THK = self.kv(tokens_TD).unflatten(1, (2, self.num_heads, -1)).unbind(1)
         scores_TH = (k_THK * q_HK).sum(-1) / math.sqrt(q_HK.shape[-1])
         weights_TH = softmax_by(scores_TH, ids_T, len(prefix_NRD))
-        out_ND = self.proj(_sum_by((weights_TH[..., None] * v_THK).flatten(1), ids_T, len(prefix_NRD)))
+        out_ND = self.proj(
+            _sum_by((weights_TH[..., None] * v_THK).flatten(1), ids_T, len(prefix_NRD))
+        )
         pooled: Tensor = out_ND + self.mlp(self.norm(out_ND))
         return pooled
 

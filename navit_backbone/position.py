@@ -98,7 +98,7 @@ class FactorisedPosition(nn.Module):
 
 
 def read_linearly(table: Tensor, fractions: Tensor) -> Tensor:
-    """Rows of `table` [L, D] at ``fraction * L`` by linear interpolation, held at the last: [T, D]."""
+    """Rows of `table` [L, D] at ``fraction * L``, linearly interpolated, held at the last: [T, D]."""
     last = len(table) - 1
     place = (fractions.to(table.dtype) * len(table)).clamp(max=last)
     below = place.floor().long()
@@ -272,7 +272,7 @@ def _antialiased_rows(size_in: int, size_out: int, interpolation: Interpolation)
 
 
 def _plain_rows(size_in: int, size_out: int, interpolation: Interpolation) -> Tensor:
-    """Two or four neighbours of the source position; beyond the border the last one counts again."""
+    """Two or four neighbours of the source position; beyond the border the last counts again."""
     scale = size_in / size_out
     source = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale - 0.5
     taps = torch.tensor([0, 1]) if interpolation == 'bilinear' else torch.tensor([-1, 0, 1, 2])
@@ -286,8 +286,10 @@ def _plain_rows(size_in: int, size_out: int, interpolation: Interpolation) -> Te
 
 
 class RotaryPosition(nn.Module):
-    """2-D rotary position of queries and keys: half of each head turns with the row, half with
-    the column, at integer patch coordinates (UniViTAR; Su et al. per axis)."""
+    """2-D rotary position of queries and keys (UniViTAR; Su et al. per axis).
+
+    Half of each head turns with the row and half with the column, at integer patch coordinates.
+    """
 
     def __init__(self, head_width: int, *, theta: float = 10000.0) -> None:
         super().__init__()
@@ -302,7 +304,7 @@ class RotaryPosition(nn.Module):
 
 
 def rotate(x_THK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + K / 2) of each head by the angle whose cos and sin [T, 1, K / 2] are given."""
+    """Turn the pairs (i, i + K / 2) of each head by the angles of cos and sin [T, 1, K / 2]."""
     first, second = x_THK.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 

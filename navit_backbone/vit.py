@@ -1,4 +1,4 @@
-"""NaViT: a Vision Transformer on packed patches (arXiv 2307.06304). Plain ViT is one of its presets."""
+"""NaViT: a Vision Transformer on packed patches (arXiv 2307.06304); plain ViT is a preset of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Arch:
     def __post_init__(self) -> None:
         for name, allowed in (('norm', NORMS), ('mlp', MLPS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f'arch.{name}={getattr(self, name)!r} is not one of {list(allowed)}')
+                raise ValueError(
+                    f'arch.{name}={getattr(self, name)!r} is not one of {list(allowed)}'
+                )
         if self.embed_dims % self.num_heads:
             raise ValueError(
                 f'arch.embed_dims={self.embed_dims} does not divide into {self.num_heads} heads'
@@ -64,7 +66,9 @@ class Arch:
             raise ValueError(f'arch {preset!r} is not one of {list(ARCHS)}, nor a dict')
         allowed = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(allowed)):
-            raise ValueError(f'arch has no field {unknown}: allowed are preset, {", ".join(allowed)}')
+            raise ValueError(
+                f'arch has no field {unknown}: allowed are preset, {", ".join(allowed)}'
+            )
         if preset is not None:
             return replace(ARCHS[preset], **options)
         if missing := [name for name in allowed[:4] if name not in options]:
@@ -114,7 +118,7 @@ class Blocks(nn.ModuleList):
         self.with_cp = with_cp
 
     def forward(self, x_TD: Tensor, stream: Stream, keep: tuple[int, ...]) -> list[Tensor]:
-        """The tokens after the blocks numbered in `keep`, in ascending order, and after the last."""
+        """The tokens after the blocks numbered in `keep`, ascending, and after the last block."""
         kept = []
         for index, block in enumerate(self):
             if self.with_cp and torch.is_grad_enabled():
@@ -160,7 +164,9 @@ class NaViT(nn.Module):
             }
         )
         self.position = build_position(_with_grid(position, self.patch_shapes[0]), dim)
-        self.rope = None if arch.rope is None else RotaryPosition(dim // arch.num_heads, **arch.rope)
+        self.rope = (
+            None if arch.rope is None else RotaryPosition(dim // arch.num_heads, **arch.rope)
+        )
         num_prefix = arch.prefix_tokens
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim)) if num_prefix else None
         self.window_size = window_size
@@ -189,12 +195,14 @@ class NaViT(nn.Module):
         )
         self.norm = norm(dim) if final_norm else nn.Identity()
         heads, hidden = arch.num_heads, arch.feedforward_channels
-        self.pool = arch.pooling and build_pooling(arch.pooling, dim, num_heads=heads, hidden=hidden)
+        self.pool = arch.pooling and build_pooling(
+            arch.pooling, dim, num_heads=heads, hidden=hidden
+        )
         self.classifier = nn.Linear(dim, arch.num_classes) if arch.num_classes else None
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal linear layers and prefix tokens (ViT); positions keep their own start."""
+        """Truncated normal linear layers and prefix tokens (ViT); positions have their own."""
         for module in (self.patch_embed, self.blocks, self.pool, self.classifier):
             if module is not None:
                 module.apply(_init_linear)
@@ -202,13 +210,13 @@ class NaViT(nn.Module):
             nn.init.trunc_normal_(self.prefix, std=0.02)
 
     def compile_blocks(self) -> None:
-        """Compile the block stack: once, not per number or mix of sizes (a single picture aside)."""
+        """Compile the block stack: once for all mixes of sizes, and once for a single picture."""
         self.blocks.compile()
 
     def forward(
         self, packed: PackedPatches | Sequence[PackedPatches], out_indices: Sequence[int] = ()
     ) -> NaViTOutput:
-        """Tokens of all examples, and those after the blocks `out_indices` (negative from the end)."""
+        """Tokens of all examples, and those after the blocks `out_indices`; -1 is the last."""
         packs = [packed] if isinstance(packed, PackedPatches) else list(packed)
         tokens_TD = torch.cat([self._embed(item) for item in packs])
         angles = None if self.rope is None else torch.cat([self.rope(item) for item in packs])
@@ -237,7 +245,9 @@ class NaViT(nn.Module):
     def pooled(self, output: NaViTOutput) -> Tensor:
         """One vector per example: [N, D]."""
         if self.pool is None:
-            raise ValueError("this model has no pooling: set arch.pooling to 'token', 'mean' or 'map'")
+            raise ValueError(
+                "this model has no pooling: set arch.pooling to 'token', 'mean' or 'map'"
+            )
         vector: Tensor = self.pool(output.tokens, output.prefix, output.segment_ids)
         return vector
 
@@ -252,8 +262,8 @@ class NaViT(nn.Module):
         name = shape_name(packed.patch_shape)
         if name not in self.patch_embed:
             raise ValueError(
-                f'the pack holds patches of (t, h, w) = {packed.patch_shape}, but this model embeds '
-                f'{self.patch_shapes}: pack with one of these, or build the model with patch_size'
+                f'the pack holds patches of (t, h, w) = {packed.patch_shape}, but this model '
+                f'embeds {self.patch_shapes}: pack with one of these, or build the model with patch_size'
             )
         tokens_TD: Tensor = self.patch_embed[name](packed.patches)
         if self.position is not None:
@@ -287,7 +297,7 @@ def _patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> 
         t, h, w = patch_size
         if isinstance(t, int) and isinstance(h, int) and isinstance(w, int):
             return [(t, h, w)]
-    return [shape for item in patch_size for shape in _patch_shapes(item)]  # type: ignore[arg-type]
+    return [shape for item in patch_size for shape in _patch_shapes(item)]
 
 
 def _with_grid(position: PositionSpec, patch_shape: PatchShape) -> PositionSpec:
@@ -335,9 +345,7 @@ def _merge(
     return tokens_TD[order], angles if angles is None else angles[order], ids_T, segments
 
 
-def window_partition(
-    packed: PackedPatches, size: int, num_prefix: int
-) -> tuple[Tensor, Segments]:
+def window_partition(packed: PackedPatches, size: int, num_prefix: int) -> tuple[Tensor, Segments]:
     """Window attention as a finer set of segments, without padding.
 
     Returns where each token stands when the tokens are sorted by window within their example

@@ -7,7 +7,7 @@ ODD_SIZES = [(33, 70), (16, 16), (5, 7), (100, 16), (16, 113), (61, 53)]
 
 
 def dense_attention(q, k, v, lengths):
-    """Softmax attention under a dense block mask: the oracle of every kernel. q, k, v: [T, H, K]."""
+    """Softmax attention [T, H, K] under a dense block mask: the oracle of every kernel."""
     ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.as_tensor(lengths)).to(q.device)
     mask = ids[:, None] == ids[None, :]
     scores = torch.einsum('qhk,shk->hqs', q, k) / q.shape[-1] ** 0.5

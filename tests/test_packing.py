@@ -6,8 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import ODD_SIZES, on_canvas, pictures
 
-from navit_backbone import drop_tokens, pack, pack_canvas, patchify, unpack, unpack_canvas
-from navit_backbone import unpatchify
+from navit_backbone import (
+    drop_tokens,
+    pack,
+    pack_canvas,
+    patchify,
+    unpack,
+    unpack_canvas,
+    unpatchify,
+)
 from navit_backbone.packing import Segments, grid_coordinates
 
 SIDES = st.integers(1, 40)
@@ -96,7 +103,9 @@ def test_maps_hold_each_token_in_its_cell_and_zero_outside():
         assert torch.equal(item[:, :h, :w].flatten(1).T, own)
         assert item[:, h:].abs().sum() == 0 and item[:, :, w:].abs().sum() == 0
     for item, listed in zip(maps, unpack(tokens, packed), strict=True):
-        assert torch.equal(item[:, : listed.shape[1], : listed.shape[2]].permute(1, 2, 0), listed[0])
+        assert torch.equal(
+            item[:, : listed.shape[1], : listed.shape[2]].permute(1, 2, 0), listed[0]
+        )
 
 
 def test_permuted_tokens_land_in_their_cells():

@@ -70,7 +70,9 @@ def test_factorised_sum():
 
 
 def test_factorised_stack():
-    expect(dict(kind='factorised', combine='stack'), lambda m, y, x, h, w: torch.cat([m.y[y], m.x[x]]))
+    expect(
+        dict(kind='factorised', combine='stack'), lambda m, y, x, h, w: torch.cat([m.y[y], m.x[x]])
+    )
 
 
 def test_factorised_product():
@@ -119,7 +121,9 @@ def test_fractional_positions_at_the_table_size_are_the_absolute_ones():
     assert torch.allclose(absolute(packed), fractional(packed), atol=1e-12)
 
 
-@pytest.mark.parametrize('rule', [('bicubic', True), ('bicubic', False), ('bilinear', True), ('bilinear', False)])
+@pytest.mark.parametrize(
+    'rule', [('bicubic', True), ('bicubic', False), ('bilinear', True), ('bilinear', False)]
+)
 @given(size_in=st.integers(2, 40), size_out=st.integers(1, 60))
 @settings(max_examples=80, deadline=None)
 def test_interpolation_rows_equal_torch(rule, size_in, size_out):

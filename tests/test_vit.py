@@ -20,10 +20,14 @@ MODELS = {
     'class token': dict(arch=dict(FULL, prefix_tokens=1, pooling='token')),
     'registers': dict(arch=dict(FULL, prefix_tokens=3, pooling='mean')),
     'windowed': dict(arch=FULL, window_size=3, global_attn_indexes=(1, 3)),
-    'windowed, registers': dict(arch=dict(FULL, prefix_tokens=2), window_size=2, global_attn_indexes=(1, 3)),
+    'windowed, registers': dict(
+        arch=dict(FULL, prefix_tokens=2), window_size=2, global_attn_indexes=(1, 3)
+    ),
     'rope': dict(arch=dict(FULL, rope=dict(theta=100.0)), position=None),
     'rope, windowed, class token': dict(
-        arch=dict(FULL, rope={}, prefix_tokens=1), position='learned_1d', window_size=3,
+        arch=dict(FULL, rope={}, prefix_tokens=1),
+        position='learned_1d',
+        window_size=3,
         global_attn_indexes=(2,),
     ),
     'rms, swiglu, layer scale': dict(
@@ -131,7 +135,7 @@ def test_window_attention_against_a_dense_mask(name):
     block.register_forward_hook(lambda m, args, out: seen.update(x=args[0], s=args[1], out=out))
     model(packed)
     x, stream = seen['x'], seen['s']
-    t, y, x_ = packed.coords.unbind(1)
+    _, y, x_ = packed.coords.unbind(1)
     window = torch.cat([torch.full((num_prefix,), -1), (y // size) * 1000 + x_ // size])
     rows = torch.argsort(window, stable=True)  # the stream's order
     window = window[rows]
@@ -251,7 +255,12 @@ def test_softmax_over_rows_survives_large_scores():
 
 @pytest.mark.parametrize(
     'name, width, depth, heads, millions',
-    [('tiny', 192, 12, 3, 5.5), ('small', 384, 12, 6, 21.7), ('base', 768, 12, 12, 85.8), ('large', 1024, 24, 16, 303.3)],
+    [
+        ('tiny', 192, 12, 3, 5.5),
+        ('small', 384, 12, 6, 21.7),
+        ('base', 768, 12, 12, 85.8),
+        ('large', 1024, 24, 16, 303.3),
+    ],
 )
 @pytest.mark.parametrize('patch', [14, 16, 32])
 def test_presets_have_the_published_shapes(name, width, depth, heads, millions, patch):
@@ -277,7 +286,9 @@ def test_archs_name_what_is_wrong():
     ):
         with pytest.raises(ValueError, match=message):
             Arch.of(spec)
-    assert Arch.of(dict(preset='tiny', qk_norm=True)) == Arch(**{**ARCHS['tiny'].to_dict(), 'qk_norm': True})
+    assert Arch.of(dict(preset='tiny', qk_norm=True)) == Arch(
+        **{**ARCHS['tiny'].to_dict(), 'qk_norm': True}
+    )
 
 
 def test_models_name_what_is_wrong():

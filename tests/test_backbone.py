@@ -1,0 +1,147 @@
+"""The OpenMMLab backbone: sizes in, maps out, and what it says when the sizes are wrong."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from oracles import ODD_SIZES, on_canvas, perturb, pictures
+
+from navit_backbone import backbone
+from navit_backbone.backbone import NaViTBackbone
+
+ARCH = dict(embed_dims=24, num_layers=4, num_heads=3, feedforward_channels=40)
+
+
+def build(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {'arch': ARCH, 'out_indices': (1, -1), **options}
+    return perturb(NaViTBackbone(**options).double())
+
+
+def alone(images):
+    """Each picture on its own canvas, whole patches wide."""
+    for image in images:
+        h, w = image.shape[1:]
+        yield on_canvas([image], height=-(-h // 16) * 16, width=-(-w // 16) * 16)
+
+
+@pytest.mark.parametrize('fill', [0.0, float('nan')])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(window_size=2, global_attn_indexes=(3,)),
+        dict(arch=dict(ARCH, prefix_tokens=2, rope={}), position='factorised'),
+    ],
+    ids=['plain', 'windowed', 'prefix and rope'],
+)
+def test_a_batch_equals_its_pictures_each_on_its_own_canvas(options, fill):
+    model, images = build(**options), pictures(ODD_SIZES)
+    maps = model(on_canvas(images, height=128, width=144, fill=fill))
+    loss, total = sum(m.square().sum() for m in maps), 0
+    for index, canvas in enumerate(alone(images)):
+        singles = model(canvas)
+        total = total + sum(m.square().sum() for m in singles)
+        for level, single in zip(maps, singles, strict=True):
+            h, w = single.shape[2:]
+            assert torch.allclose(level[index, :, :h, :w], single[0], rtol=0, atol=1e-10)
+            assert level[index, :, h:].abs().sum() == 0 and level[index, :, :, w:].abs().sum() == 0
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    got = torch.autograd.grad(loss, parameters)
+    expected = torch.autograd.grad(total, parameters)
+    for name, a, b in zip(names, got, expected, strict=True):
+        assert (a - b).abs().max() < 1e-10 * b.abs().max().clamp(min=1), name
+
+
+def test_maps_have_ceil_sides_and_carry_the_sizes():
+    model, images = build(), pictures([(33, 70), (64, 21)])
+    canvas = on_canvas(images, height=70, width=90)
+    maps = model(canvas)
+    assert [tuple(m.shape) for m in maps] == [(2, 24, 5, 6)] * 2
+    assert all(m.image_sizes == [(33, 70), (64, 21)] for m in maps)
+
+
+def test_the_argument_goes_before_the_attribute():
+    model, images = build(), pictures([(64, 64), (64, 64)])
+    canvas = on_canvas(images, height=64, width=64)
+    given = model(canvas, image_sizes=[(32, 64), (64, 64)])[0]
+    assert given[0, :, 2:].abs().sum() == 0 and given[1, :, 2:].abs().sum() > 0
+    assert canvas.image_sizes == [(64, 64), (64, 64)]
+
+
+def test_one_registration_is_seen_from_every_scope():
+    for scope in ('mmengine', 'mmdet', 'mmseg'):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            model = registry.build(dict(type='NaViTBackbone', arch=dict(ARCH)))
+        assert type(model) is NaViTBackbone
+
+
+@pytest.mark.parametrize(
+    'sizes, message',
+    [
+        ([(64, 64)], 'names 1 pictures, the batch holds 2'),
+        ([(64, 64), (65, 64)], r'image_sizes\[1\] = \(65, 64\) does not fit the canvas of 64 x 64'),
+        ([(0, 64), (64, 64)], r'image_sizes\[0\] = \(0, 64\)'),
+    ],
+)
+def test_wrong_sizes_are_refused_by_number(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        build()(torch.zeros(2, 3, 64, 64).double(), image_sizes=sizes)
+
+
+def test_missing_sizes_warn_once_in_training_and_raise_when_strict(monkeypatch):
+    said = []
+    monkeypatch.setattr(backbone, 'print_log', lambda message, **_: said.append(message))
+    batch = torch.zeros(2, 3, 32, 32).double()
+    model = build().train()
+    model(batch), model(batch)
+    assert len(said) == 1 and 'without their sizes' in said[0]
+    with pytest.raises(ValueError, match='without their sizes'):
+        build(strict=True).train()(batch)
+    build(strict=True).eval()(batch)
+    build(strict=True).train()(batch[:1])
+
+
+def test_frozen_stages_stay_frozen_and_in_evaluation_mode():
+    model = build(frozen_stages=2, arch=dict(ARCH, prefix_tokens=1)).train()
+    model.train()
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    expected = ('vit.patch_embed.', 'vit.position.', 'vit.prefix', 'vit.blocks.0.', 'vit.blocks.1.')
+    assert frozen == {n for n, _ in model.named_parameters() if n.startswith(expected)}
+    assert not model.vit.blocks[1].training and model.vit.blocks[2].training
+
+
+def test_layer_depth_counts_from_the_embedding():
+    model = build(arch=dict(ARCH, prefix_tokens=1))
+    depth = {
+        n: model.get_layer_depth('backbone.' + n, 'backbone.') for n, _ in model.named_parameters()
+    }
+    assert {total for _, total in depth.values()} == {6}
+    for name, (layer, _) in depth.items():
+        part = name.split('.')[1]
+        expected = int(name.split('.')[2]) + 1 if part == 'blocks' else 5 if part == 'norm' else 0
+        assert layer == expected, name
+    assert model.get_layer_depth('neck.conv.weight', 'backbone.') == (5, 6)
+
+
+def test_a_copy_and_its_state_give_the_same_maps():
+    model = build().eval()
+    canvas = on_canvas(pictures([(33, 70), (64, 21)]), height=64, width=80)
+    other = build(seed=1).eval()
+    other.load_state_dict(copy.deepcopy(model).state_dict())
+    for a, b in zip(model(canvas), other(canvas), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(out_indices=(4,)), r'out_indices \[4\] are beyond the 4 blocks'),
+        (dict(frozen_stages=5), 'frozen_stages=5 must lie in'),
+        (dict(init_cfg=dict(type='Xavier')), "type must be 'Pretrained'"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options).init_weights()
