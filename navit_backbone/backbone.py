@@ -118,7 +118,7 @@ class NaViTBackbone(BaseModule):
             if not (0 < h <= height and 0 < w <= width):
                 raise ValueError(
                     f'image_sizes[{index}] = ({h}, {w}) does not fit the canvas of {height} x '
-                    f'{width} pixels: give (height, width) in pixels, at least 1 and at most the canvas'
+                    f'{width} pixels: give (height, width) in pixels, from 1 up to the canvas'
                 )
         return [(int(h), int(w)) for h, w in given]
 

@@ -260,7 +260,7 @@ def unpack_canvas(tokens: Tensor, packed: PackedPatches, grid: Size) -> Tensor:
 
 
 def inside(sizes: Sequence[Size], grid: Size, device: torch.device) -> Tensor:
-    """The cells of a canvas of `grid` that lie in the pictures (`sizes` in cells): [B, 1, *grid]."""
+    """The cells of a canvas that lie in its pictures, `sizes` in cells: [B, 1, *grid]."""
     limits = torch.tensor(sizes).to(device, non_blocking=True)  # [B, 2]
     rows = torch.arange(grid[0], device=device) < limits[:, :1]  # [B, height]
     cols = torch.arange(grid[1], device=device) < limits[:, 1:]  # [B, width]

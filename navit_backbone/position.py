@@ -98,7 +98,7 @@ class FactorisedPosition(nn.Module):
 
 
 def read_linearly(table: Tensor, fractions: Tensor) -> Tensor:
-    """Rows of `table` [L, D] at ``fraction * L``, linearly interpolated, held at the last: [T, D]."""
+    """Rows of `table` [L, D] at ``fraction * L``, interpolated linearly; the last is held."""
     last = len(table) - 1
     place = (fractions.to(table.dtype) * len(table)).clamp(max=last)
     below = place.floor().long()

@@ -263,7 +263,7 @@ class NaViT(nn.Module):
         if name not in self.patch_embed:
             raise ValueError(
                 f'the pack holds patches of (t, h, w) = {packed.patch_shape}, but this model '
-                f'embeds {self.patch_shapes}: pack with one of these, or build the model with patch_size'
+                f'embeds {self.patch_shapes}: pack with one of these, or build it with patch_size'
             )
         tokens_TD: Tensor = self.patch_embed[name](packed.patches)
         if self.position is not None:
