@@ -180,33 +180,29 @@ def save_navit(
 
 
 def guard_loading(model: NaViT) -> None:
-    """Make a strict load into `model` raise on tensors that are missing, misshapen or not finite.
+    """Make `load_state_dict` raise on tensors of `model` that are missing, misshapen or not finite.
 
-    mmengine's `load_from`, `--resume` and Inferencers load strictly and only log what did not fit.
+    mmengine's `load_from`, `--resume` and Inferencers load through it and only log what did not
+    fit. torch does not tell a hook what `strict` was, so this holds for any of its values.
     """
     model.register_load_state_dict_pre_hook(_check_incoming)  # type: ignore[no-untyped-call]
 
 
-def _check_incoming(
-    module: nn.Module,
-    state: dict[str, Tensor],
-    prefix: str,
-    _: dict[str, Any],
-    strict: bool,
-    *__: Any,
-) -> None:
-    if not strict:
-        return
+def _check_incoming(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     wanted = {k: t for k, t in module.state_dict().items() if not k.startswith(OPTIONAL)}
-    missing = [prefix + key for key in wanted if prefix + key not in state]
+    missing = [key for key in wanted if prefix + key not in state]
+    part = prefix.rstrip('.') or 'NaViT'
     if len(missing) == len(wanted):
         raise ValueError(
-            f'the checkpoint holds nothing for {prefix or "NaViT"}*: load_from, --resume, test and '
-            'predict take a checkpoint of the whole model; for a backbone alone use '
-            "init_cfg=dict(type='Pretrained', checkpoint=...) in the backbone"
+            f'the checkpoint holds nothing for {part}: load_from, --resume, test and predict take '
+            'a checkpoint of the whole model; weights of a backbone alone go into the backbone by '
+            "init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
     if missing:
-        raise ValueError(f'the checkpoint lacks {summary(missing)}: it is of another model')
+        raise ValueError(
+            f'the checkpoint has no {summary(missing)} for {part}: it is of another model; '
+            'use the config that it was trained with'
+        )
     for key, tensor in wanted.items():
         given = state[prefix + key]
         if given.shape != tensor.shape:

@@ -284,9 +284,12 @@ def refuse_nan(tensors: Mapping[str, Tensor], name: str) -> None:
 
 
 def summary(keys: tuple[str, ...] | list[str]) -> str:
-    """'norm.weight, decoder_blocks.* (96)': names that share a beginning are counted."""
+    """'norm.weight, norm.bias, blocks.0.ls1.gamma (+ 23 of blocks.*)', or 'none'."""
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(key.split('.')[0], []).append(key)
-    parts = [g[0] if len(g) == 1 else f'{name}.* ({len(g)})' for name, g in groups.items()]
+    parts = []
+    for name, group in groups.items():
+        many = len(group) > 2
+        parts += [f'{group[0]} (+ {len(group) - 1} of {name}.*)'] if many else group
     return ', '.join(parts[:12]) + (', ...' if len(parts) > 12 else '') or 'none'

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Policy
 from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
-from .packing import PackedPatches, PatchShape, Segments, grid_coordinates
+from .packing import PackedPatches, PatchShape, Segments, window_partition
 from .pooling import Pooling, build_pooling
 from .position import RotaryPosition, build_position
 
@@ -343,36 +343,6 @@ def _merge(
     lengths = torch.stack([item.lengths for item in packs]).sum(0)
     segments = Segments.of(lengths, tokens_TD.device)
     return tokens_TD[order], angles if angles is None else angles[order], ids_T, segments
-
-
-def window_partition(packed: PackedPatches, size: int, num_prefix: int) -> tuple[Tensor, Segments]:
-    """Window attention as a finer set of segments, without padding.
-
-    Returns where each token stands when the tokens are sorted by window within their example
-    ([T]), and the segments of that order; an example's prefix tokens form a segment of their own
-    before its windows. Windows at the border hold what is there. For packs with every cell present
-    nothing is read from the device; for others the sizes of the windows are.
-    """
-    tiles = -(-packed.grids // torch.tensor([1, size, size]))  # [N, 3] windows per axis
-    firsts = tiles.prod(1).cumsum(0) - tiles.prod(1)
-    device = packed.coords.device
-    table = torch.cat([tiles[:, 1:], firsts[:, None]], 1).to(device, non_blocking=True)
-    rows, cols, first = table[packed.segment_ids].unbind(1)
-    t, y, x = packed.coords.unbind(1)
-    window_T = first + (t * rows + y // size) * cols + x // size
-    ranks_T = torch.argsort(torch.argsort(window_T, stable=True))
-
-    host = torch.device('cpu')
-    places, ids = grid_coordinates(tiles, host)  # of the windows
-    if packed.is_full:
-        areas = (packed.grids[ids, 1:] - places[:, 1:] * size).clamp(max=size).prod(1)
-    else:
-        areas = torch.bincount(window_T, minlength=len(ids)).to(host)
-    if num_prefix:
-        ids = torch.cat([torch.arange(packed.num_examples), ids])
-        areas = torch.cat([torch.full((packed.num_examples,), num_prefix), areas])
-        areas = areas[torch.argsort(ids, stable=True)]
-    return ranks_T, Segments.of(areas[areas > 0], device)
 
 
 def _make_room(

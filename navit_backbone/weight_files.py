@@ -62,6 +62,10 @@ class UnsafeWeightsError(ValueError):
     """A file that asks to run code, or to build objects that are no weights."""
 
 
+class _Refused(ValueError):
+    """What a stand-in refuses; the file's name is added outside."""
+
+
 def read_checkpoint(
     path: str | os.PathLike[str], map_location: MapLocation = 'cpu'
 ) -> dict[str, Any]:
@@ -209,22 +213,22 @@ def _only_stand_ins() -> Iterator[None]:
 
 
 def _broken(file: Path, error: BaseException) -> ValueError:
+    """The error that names the file and the way out, from what a reader raised."""
     if isinstance(error, UnsafeWeightsError):
         return error
     message = str(error)
+    wish = message if isinstance(error, _Refused) else ''
     if 'TorchScript' in message:
-        return UnsafeWeightsError(
-            f'{file} is a TorchScript archive, a program: save its state dict by torch.save, or '
-            'use .safetensors'
-        )
+        wish = 'is a TorchScript archive, a program'
     for marker in ('Unsupported global: GLOBAL ', 'unsupported GLOBAL ', 'unrecognized function '):
         if marker in message:
             name = message.split(marker)[1].split(' ')[0]
-            return UnsafeWeightsError(
-                f'{file} asks to run or build {name!r}, which is no tensor; nothing was run. Where '
-                "you trust its source, keep its tensors alone: torch.save({'state_dict': ...}), or "
-                'use .safetensors'
-            )
+            wish = f'asks to run or build {name!r}, which is no tensor'
+    if wish:
+        return UnsafeWeightsError(
+            f'{file} {wish}; nothing was run. Where you trust its source, keep its tensors alone: '
+            "torch.save({'state_dict': ...}), or use .safetensors"
+        )
     reason = message.strip().splitlines()[0][:200] if message.strip() else type(error).__name__
     return ValueError(
         f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and '
@@ -256,13 +260,11 @@ class _Dtype:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ('<', '|', '='):
-            raise UnsafeWeightsError(f'a numpy array with byte order {state[1]!r} is not read')
+            raise _Refused(f'holds a numpy array of byte order {state[1]!r}')
 
     def decode(self, raw: bytes, shape: tuple[int, ...]) -> Tensor:
         if self.name not in _DTYPES or not isinstance(raw, bytes):
-            raise UnsafeWeightsError(
-                f'a numpy array of type {self.name!r} is not read: store numbers'
-            )
+            raise _Refused(f'holds a numpy array of type {self.name!r}, not of plain numbers')
         if not raw:
             return torch.empty(shape, dtype=_DTYPES[self.name])
         return torch.frombuffer(bytearray(raw), dtype=_DTYPES[self.name]).reshape(shape)
@@ -276,7 +278,7 @@ class _Array:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, column_major, raw = state
         if not isinstance(dtype, _Dtype):
-            raise UnsafeWeightsError('a numpy array without a type')
+            raise _Refused('holds a numpy array without a type')
         values = dtype.decode(raw, tuple(reversed(shape)) if column_major else tuple(shape))
         self.values = values.permute(*reversed(range(values.ndim))) if column_major else values
 
@@ -300,9 +302,7 @@ def _scalar(dtype: _Dtype, raw: bytes) -> int | float | bool:
 def _attribute(owner: object, name: str) -> str:
     """Stands for getattr, by which buffers name their own functions: gives the name alone."""
     if owner is not _History:
-        raise UnsafeWeightsError(
-            f'the file asks for the attribute {name!r} of {owner!r}; nothing was run'
-        )
+        raise _Refused(f'asks for the attribute {name!r} of an object')
     return name
 
 
