@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmengine.logging import print_log
@@ -13,7 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from .attention import Policy
-from .checkpoint import load_weights, register_safe_loader
+from .checkpoint import guard_loading, load_weights, register_safe_loader
 from .packing import Size, pack_canvas, unpack_canvas
 from .vit import Arch, NaViT, PositionSpec
 
@@ -29,7 +30,8 @@ class NaViTBackbone(BaseModule):
     real patches, packs them, and lays the tokens back on zero-filled maps
     ``[B, embed_dims, ceil(H / p), ceil(W / p)]`` that carry the same attribute.
 
-    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`.
+    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`, whose
+    pooling and classifier are left out: maps need neither, and unused weights would stop DDP.
     `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
     `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too.
     `strict`: raise, rather than warn once, when a training batch of several pictures comes
@@ -57,7 +59,7 @@ class NaViTBackbone(BaseModule):
         super().__init__(init_cfg)
         self.is_init: bool
         self.vit = NaViT(
-            Arch.of(arch),
+            replace(Arch.of(arch), pooling=None, num_classes=0),
             patch_size=patch_size,
             position=position,
             drop_path_rate=drop_path_rate,
@@ -67,6 +69,7 @@ class NaViTBackbone(BaseModule):
             final_norm=final_norm,
             with_cp=with_cp,
         )
+        guard_loading(self.vit)
         depth = len(self.vit.blocks)
         self.patch_size, self.strict = patch_size, strict
         self.out_indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)

@@ -259,8 +259,9 @@ class _Dtype:
         self.name = name
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in ('<', '|', '='):
-            raise _Refused(f'holds a numpy array of byte order {state[1]!r}')
+        _, order, *structure = state[:5]
+        if order not in ('<', '|', '=') or any(part is not None for part in structure):
+            raise _Refused(f'holds a numpy array of byte order {order!r} and structure {structure}')
 
     def decode(self, raw: bytes, shape: tuple[int, ...]) -> Tensor:
         if self.name not in _DTYPES or not isinstance(raw, bytes):
@@ -299,6 +300,11 @@ def _scalar(dtype: _Dtype, raw: bytes) -> int | float | bool:
     return dtype.decode(raw, ()).item()
 
 
+def _no_bytes() -> bytes:
+    """Stands for bytes, which pickle calls for those of an empty array."""
+    return b''
+
+
 def _attribute(owner: object, name: str) -> str:
     """Stands for getattr, by which buffers name their own functions: gives the name alone."""
     if owner is not _History:
@@ -311,6 +317,7 @@ def _stand_ins() -> list[Any]:
         (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
         (dict, 'mmengine.config.config.ConfigDict'),
         (_attribute, 'builtins.getattr'),
+        (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),
         (_Dtype, 'numpy.dtype'),
     ]

@@ -112,6 +112,12 @@ def test_frozen_stages_stay_frozen_and_in_evaluation_mode():
     assert not model.vit.blocks[1].training and model.vit.blocks[2].training
 
 
+def test_every_weight_takes_part():
+    model = build(arch=dict(ARCH, prefix_tokens=1, pooling='map', num_classes=3)).train()
+    sum(m.sum() for m in model(torch.randn(1, 3, 32, 48).double())).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_layer_depth_counts_from_the_embedding():
     model = build(arch=dict(ARCH, prefix_tokens=1))
     depth = {
