@@ -1,0 +1,30 @@
+"""How a detector is run, in every detection config; nothing here decides a result but the seed."""
+
+default_scope = 'mmdet'
+custom_imports = dict(imports=['navit_backbone.tasks.detection'], allow_failed_imports=False)
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=20),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='coco/bbox_mAP'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='DetVisualizationHook'),
+)
+custom_hooks = [dict(type='ClassCheckHook'), dict(type='BadSampleHook')]
+
+# the seed of the weights, and of every draw of a sample together with its epoch and index
+randomness = dict(seed=0)
+
+env_cfg = dict(
+    cudnn_benchmark=False,  # pictures of many sizes: tuning for each would never end
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=20, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,224 @@
+"""Picture sizes from token budgets: the one place where a size in pixels is decided.
+
+Sizes are (height, width); a grid is a size in whole patches. The sides that come out are multiples
+of the patch, so nothing after this needs to round again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+
+from .random_tokens import RandomTokens
+from .sample import BadSampleError, SampleSeed
+
+Size = tuple[int, int]
+
+
+def token_budget_size(
+    h: int, w: int, *, patch_size: int, max_tokens: int, min_tokens: int | None = None
+) -> Size:
+    """The size in pixels, whole patches a side, at which a picture of `h` x `w` pixels is shown.
+
+    `max_tokens` alone: the picture is scaled up or down to the largest grid of its aspect within
+    the budget. That is the largest scale at which both sides, each rounded to whole patches (at
+    least one), keep the budget. So no side is more than half a patch off the exact aspect, and
+    both grow with the budget.
+
+    With `min_tokens`: the native size, each side rounded to whole patches; only where that has more
+    than `max_tokens` or fewer than `min_tokens` it is scaled, rounding down or up. This is
+    the `smart_resize` of Qwen2-VL and UniViTAR, but for slim pictures, where that breaks its own
+    limits: here `max_tokens` always holds, and a side always has at least one patch.
+    """
+    if min(h, w, patch_size, max_tokens) < 1:
+        raise ValueError(
+            'height, width, patch_size and max_tokens must be at least 1: '
+            f'got {h} x {w} pixels, patch_size={patch_size}, max_tokens={max_tokens}'
+        )
+    if min_tokens is None:
+        grid = _largest_grid(h, w, max_tokens)
+    elif 1 <= min_tokens <= max_tokens:
+        grid = _native_grid(h, w, patch_size, min_tokens, max_tokens)
+    else:
+        raise ValueError(
+            f'min_tokens={min_tokens} must lie between 1 and max_tokens={max_tokens}; '
+            'leave it out to scale every picture to max_tokens'
+        )
+    return grid[0] * patch_size, grid[1] * patch_size
+
+
+def _largest_grid(h: int, w: int, max_tokens: int) -> Size:
+    """The largest grid within the budget whose sides are one scale of (h, w), rounded half up."""
+    long, short = max(h, w), min(h, w)
+
+    def least(rows: int) -> int:  # short side at the scale where the long one reaches `rows`
+        return max(1, (short * (2 * rows - 1) + long) // (2 * long))
+
+    low, high = 1, max_tokens  # the long side: by bisection, as rows * least(rows) only grows
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if middle * least(middle) <= max_tokens else (low, middle - 1)
+    # the short side may still gain a patch before the long one does
+    most = max(1, (short * (2 * low + 1) + long - 1) // (2 * long))
+    columns = min(most, max_tokens // low)
+    return (low, columns) if h >= w else (columns, low)
+
+
+def _native_grid(h: int, w: int, patch_size: int, min_tokens: int, max_tokens: int) -> Size:
+    """`smart_resize` in exact arithmetic: floor(sqrt(a / b)) is isqrt(a // b)."""
+    rows, columns = max(1, round(h / patch_size)), max(1, round(w / patch_size))
+    if rows * columns > max_tokens:
+        rows, columns = math.isqrt(max_tokens * h // w), math.isqrt(max_tokens * w // h)
+    elif rows * columns < min_tokens:
+        rows = math.isqrt((min_tokens * h - 1) // w) + 1  # rounded up
+        columns = math.isqrt((min_tokens * w - 1) // h) + 1
+    if min(rows, columns) < 1 or rows * columns > max_tokens:
+        return _largest_grid(h, w, max_tokens)
+    return rows, columns
+
+
+@TRANSFORMS.register_module()
+class ResizeToTokenBudget(BaseTransform):
+    """Show each picture at the size that `token_budget_size` gives it, with what belongs to it.
+
+    Takes the place of `Resize`: changes `img`, `gt_bboxes`, `gt_masks`, `gt_seg_map` (and what
+    `seg_fields` names), writes `img_shape`, `scale` and `scale_factor` (both width first, as mmcv
+    does), `keep_ratio` and `homography_matrix`.
+
+    `random`, the fields of `RandomTokens`, draws the budget of each sample; its `high_tokens` is
+    `max_tokens` where not given. `results['token_cap']`, where present, is a further limit.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        *,
+        patch_size: int = 16,
+        min_tokens: int | None = None,
+        random: dict[str, Any] | None = None,
+        interpolation: str = 'bilinear',
+        clip_object_border: bool = True,
+    ) -> None:
+        token_budget_size(  # refuses what is out of range, here and not at the first picture
+            1, 1, patch_size=patch_size, max_tokens=max_tokens, min_tokens=min_tokens
+        )
+        if random is not None and min_tokens is not None:
+            raise ValueError(
+                'random and min_tokens exclude each other: random scales every picture to a drawn '
+                'budget, min_tokens keeps native sizes'
+            )
+        self.max_tokens = max_tokens
+        self.patch_size = patch_size
+        self.min_tokens = min_tokens
+        self.random = None if random is None else RandomTokens.of(random, max_tokens)
+        self.interpolation = interpolation
+        self.clip_object_border = clip_object_border
+
+    def target_size(
+        self,
+        h: int,
+        w: int,
+        *,
+        sample_seed: SampleSeed | None = None,
+        token_cap: int | None = None,
+    ) -> Size:
+        """The size that a picture of `h` x `w` pixels gets, for a transform and a sampler alike."""
+        budget, floor = self.max_tokens, self.min_tokens
+        if self.random is not None:
+            if sample_seed is None:
+                raise ValueError(
+                    "ResizeToTokenBudget(random=...) needs results['sample_seed'] = (seed, epoch, "
+                    'index): use a data set with SeededSamples (NaViTCocoDataset, for one) and '
+                    "sampler=dict(type='SeededSampler')"
+                )
+            budget = self.random.draw(SampleSeed(*sample_seed))
+        if token_cap is not None:
+            budget = min(budget, token_cap)
+            floor = floor and min(floor, token_cap)
+        return token_budget_size(
+            h, w, patch_size=self.patch_size, max_tokens=budget, min_tokens=floor
+        )
+
+    def num_tokens(self, h: int, w: int, *, sample_seed: SampleSeed | None = None) -> int:
+        """The tokens that a picture of `h` x `w` pixels will have."""
+        new_h, new_w = self.target_size(h, w, sample_seed=sample_seed)
+        return new_h * new_w // self.patch_size**2
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        _check_annotated_size(results)
+        h, w = results['img'].shape[:2]
+        new_h, new_w = self.target_size(
+            h, w, sample_seed=results.get('sample_seed'), token_cap=results.get('token_cap')
+        )
+        results['img'] = mmcv.imresize(
+            results['img'], (new_w, new_h), interpolation=self.interpolation, backend='cv2'
+        )
+        results['img_shape'] = (new_h, new_w)
+        results['scale'] = (new_w, new_h)
+        results['scale_factor'] = (new_w / w, new_h / h)
+        results['keep_ratio'] = False  # the axes are scaled apart, by up to half a patch
+        self._resize_annotations(results)
+        return results
+
+    def _resize_annotations(self, results: dict[str, Any]) -> None:
+        scale_w, scale_h = results['scale_factor']
+        if results.get('gt_bboxes') is not None:
+            results['gt_bboxes'] = self._resized_boxes(results)
+        if results.get('gt_masks') is not None:
+            results['gt_masks'] = results['gt_masks'].resize(results['img_shape'])
+        for key in {'gt_seg_map', *results.get('seg_fields', ())}:
+            if results.get(key) is not None:
+                results[key] = mmcv.imresize(
+                    results[key], results['scale'], interpolation='nearest', backend='cv2'
+                )
+        step = np.diag([scale_w, scale_h, 1]).astype(np.float32)
+        results['homography_matrix'] = step @ results.get(
+            'homography_matrix', np.eye(3, dtype='f4')
+        )
+
+    def _resized_boxes(self, results: dict[str, Any]) -> Any:
+        """Boxes of mmdet, which scale themselves, or an array [N, 4] as mmcv loads it."""
+        boxes, (h, w) = results['gt_bboxes'], results['img_shape']
+        if hasattr(boxes, 'rescale_'):
+            boxes.rescale_(results['scale_factor'])
+            if self.clip_object_border:
+                boxes.clip_(results['img_shape'])
+            return boxes
+        boxes = boxes * np.tile(np.array(results['scale_factor'], dtype=boxes.dtype), 2)
+        return boxes.clip(0, [w, h, w, h]) if self.clip_object_border else boxes
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(max_tokens={self.max_tokens}, patch_size={self.patch_size}, '
+            f'min_tokens={self.min_tokens}, random={self.random}, '
+            f'interpolation={self.interpolation!r}, clip_object_border={self.clip_object_border})'
+        )
+
+
+def find_resize(transforms: Iterable[Any]) -> ResizeToTokenBudget | None:
+    """The `ResizeToTokenBudget` among the transforms of a pipeline, if there is one."""
+    return next((t for t in transforms if isinstance(t, ResizeToTokenBudget)), None)
+
+
+def _check_annotated_size(results: dict[str, Any]) -> None:
+    """Boxes and token counts rest on the size that the annotation states: it must be true."""
+    annotated, loaded = (results.get('height'), results.get('width')), results.get('ori_shape')
+    if None in annotated or loaded is None or tuple(loaded) == annotated:
+        return
+    advice = 'correct height and width in the annotation file, or replace the picture'
+    if tuple(loaded) == annotated[::-1]:
+        advice = (
+            'the two are swapped, most likely by an EXIF rotation, which loading applies: annotate '
+            "the picture as it is shown, or set color_type='color_ignore_orientation' in "
+            'LoadImageFromFile'
+        )
+    raise BadSampleError(
+        f'{results.get("img_path")}: the picture is {loaded[0]} x {loaded[1]} pixels (height x '
+        f'width), its annotation says {annotated[0]} x {annotated[1]}: {advice}'
+    )

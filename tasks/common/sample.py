@@ -1,0 +1,80 @@
+"""A sample besides its data: the seed of its draws, the index that carries it, its faults.
+
+Every random draw of a sample is a function of (seed, epoch, index) alone, so that results depend
+neither on the number of workers nor on what was drawn before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+class BadSampleError(ValueError):
+    """A sample whose data cannot be used; the message names its file and the reason."""
+
+
+class SampleSeed(NamedTuple):
+    """The three numbers that decide every draw of one sample."""
+
+    seed: int
+    epoch: int
+    index: int
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """A fresh generator for one `purpose`: equal arguments give equal draws, anywhere."""
+        return np.random.default_rng([*self, *purpose.encode()])
+
+
+class SampleIndex(int):
+    """A data set index that carries its `SampleSeed` through a loader and into its workers.
+
+    It stays an `int`, so stock samplers and data sets take it. The wrappers of mmengine compute the
+    index of the inner data set with `-` and `%`; the seed stays that of the outer index, so that
+    the repeats of a repeated data set draw anew.
+    """
+
+    sample_seed: SampleSeed
+
+    def __new__(cls, value: int, sample_seed: SampleSeed | tuple[int, int, int]) -> SampleIndex:
+        self = super().__new__(cls, value)
+        self.sample_seed = SampleSeed(*sample_seed)
+        return self
+
+    def __getnewargs__(self) -> tuple[int, SampleSeed]:  # what pickle and copy hand to __new__
+        return int(self), self.sample_seed
+
+    def __add__(self, other: int) -> SampleIndex:
+        return SampleIndex(int(self) + other, self.sample_seed)
+
+    def __sub__(self, other: int) -> SampleIndex:
+        return SampleIndex(int(self) - other, self.sample_seed)
+
+    def __mod__(self, other: int) -> SampleIndex:
+        return SampleIndex(int(self) % other, self.sample_seed)
+
+
+@contextmanager
+def seeded(sample_seed: SampleSeed) -> Iterator[None]:
+    """Seed numpy, random and torch from `sample_seed`; put their states back at the end.
+
+    For stock transforms, which draw from global state. Device generators are left alone: no
+    transform draws from them.
+    """
+    states = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    words = sample_seed.generator('global state').integers(2**32, size=3)
+    np.random.seed(words[0])
+    random.seed(int(words[1]))
+    # torch.manual_seed would seed the devices too, and in a forked worker must not
+    torch.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+        torch.set_rng_state(states[2])

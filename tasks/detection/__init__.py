@@ -1,0 +1,8 @@
+"""Detection: stock mmdet detectors on the packed backbone. Importing it registers all of it."""
+
+from navit_backbone import backbone
+
+from .. import common
+from . import data, preprocessor
+
+__all__ = ['backbone', 'common', 'data', 'preprocessor']

@@ -1,0 +1,225 @@
+"""Data sets in COCO's format, and models that follow their classes."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.fileio import get_text, join_path
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, HOOKS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from ..common.dataset import SeededSamples
+
+Classes = tuple[str, ...]
+
+# Parts of a detector whose num_classes does not count the classes of the data set.
+_APART = ('backbone', 'rpn_head', 'semantic_head', 'data_preprocessor')
+
+
+@DATASETS.register_module()
+class NaViTCocoDataset(SeededSamples, CocoDataset):
+    """Boxes and masks in COCO's format, every draw of a sample seeded.
+
+    The classes are those of the annotation file, or a part of them in the file's order:
+    ``metainfo=dict(classes=...)``. All arguments are those of mmdet's `CocoDataset`.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {}  # not COCO's 80 classes
+
+    def __init__(self, *args: Any, lazy_init: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, lazy_init=True, **kwargs)
+        classes = category_names(self.ann_file, self.backend_args)
+        if self._metainfo.get('classes') is not None:
+            classes = _chosen(self._metainfo['classes'], classes, self.ann_file)
+        self._metainfo['classes'] = classes
+        self._metainfo.setdefault('palette', palette(len(classes)))
+        if not lazy_init:
+            self.full_init()
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """As mmdet does it, but a field that the file lacks is named."""
+        try:
+            return super().load_data_list()
+        except KeyError as error:
+            raise ValueError(
+                f"{self.ann_file}: an entry lacks the field {error}. COCO's format has id, "
+                'file_name, height and width of each image, and id, image_id, category_id, bbox '
+                'and area of each annotation'
+            ) from error
+
+
+def category_names(ann_file: str, backend_args: dict[str, Any] | None = None) -> Classes:
+    """The names of the categories of a COCO annotation file, in its order."""
+    try:
+        content = json.loads(get_text(ann_file, backend_args=backend_args))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f'no annotation file at {ann_file}: set data_root to the folder of the data set, and '
+            "ann_file to the file's path within it"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{ann_file} is not JSON ({error}): COCO's format is one JSON object with images, "
+            'annotations and categories'
+        ) from error
+    categories = content.get('categories') if isinstance(content, dict) else None
+    if not categories:
+        raise ValueError(
+            f'{ann_file} has no categories: add "categories": [{{"id": 1, "name": "..."}}, ...], '
+            'whose ids the category_id of the annotations refer to'
+        )
+    return tuple(str(category['name']) for category in categories)
+
+
+def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:
+    """The `given` classes. mmdet numbers them as the file does, so another order is refused."""
+    if isinstance(given, str):
+        raise ValueError(f"metainfo.classes={given!r} must be a list of names, as ['{given}']")
+    expected = tuple(name for name in found if name in set(given))
+    if tuple(given) != expected:
+        raise ValueError(
+            f'metainfo.classes={list(given)} are not categories of {ann_file} in its order, which '
+            f'is {list(found)}: leave classes out to take them all, or keep to that order'
+        )
+    return expected
+
+
+def palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """As many colours, far apart in hue; the same ones every time."""
+    hues = [(0.6180339887 * i) % 1 for i in range(num_classes)]  # the golden ratio spreads them
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(h, 0.8, 0.95)) for h in hues]
+
+
+# --------------------------------------------------------------------------------------------------
+# What a user changes in one place
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merge `--cfg-options` into `cfg`; two of them reach every data set and metric.
+
+    `data_root`: whatever stands under the config's `data_root` moves to the new one. `classes`: the
+    class names to use, where not all that the annotation file has.
+    """
+    old = str(cfg.get('data_root')).rstrip('/')
+    cfg.merge_from_dict(dict(options))
+    if 'data_root' in options:
+        for parent, key in _entries(cfg._cfg_dict, ('data_root', 'ann_file')):
+            path = str(parent[key])
+            if path.rstrip('/') == old:
+                parent[key] = options['data_root']
+            elif path.startswith(f'{old}/'):
+                parent[key] = join_path(options['data_root'], path[len(old) + 1 :])
+    if 'classes' in options:
+        names = options['classes']
+        names = [names] if isinstance(names, str) else list(names)
+        for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
+            dataset['metainfo'] = {**dataset.get('metainfo', {}), 'classes': names}
+
+
+def follow_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Classes:
+    """Set the model's `num_classes` by the data of `splits`, all of which have the same classes."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    names = {split: class_names(data) for split, data in _datasets(cfg, splits).items()}
+    if len(set(names.values())) > 1:
+        raise ValueError(f'the data sets disagree in their classes or the order of these: {names}')
+    classes = next(iter(names.values()))
+    set_num_classes(cfg.model, len(classes))
+    return classes
+
+
+def set_num_classes(model: dict[str, Any], num_classes: int) -> None:
+    """Set `num_classes` in a model's config wherever it counts the classes of the data."""
+    for parent, key in _entries(model, ('num_classes',)):
+        if parent[key] != num_classes:
+            print_log(
+                f'{parent.get("type")}: num_classes {parent[key]} -> {num_classes}', 'current'
+            )
+            parent[key] = num_classes
+
+
+def class_names(dataset: dict[str, Any]) -> Classes:
+    """The classes of a data set's config, without reading its samples."""
+    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    return tuple(built.metainfo['classes'])
+
+
+def _datasets(cfg: Config, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The innermost data set of each split that the config has; of several the first."""
+    found = {}
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        data = loader and loader['dataset']
+        while data and ('dataset' in data or 'datasets' in data):
+            data = data['dataset'] if 'dataset' in data else data['datasets'][0]
+        if data:
+            found[split] = data
+    return found
+
+
+def _entries(node: Any, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every (dict, key) with one of `keys` below `node`, but for the parts `_APART`."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in keys:
+                yield node, key
+            elif key not in _APART:
+                yield from _entries(value, keys)
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _entries(item, keys)
+
+
+# --------------------------------------------------------------------------------------------------
+# A mismatch under any script
+
+
+@HOOKS.register_module()
+class ClassCheckHook(Hook):
+    """Refuses a model whose `num_classes` is not that of the data: training, validation, test."""
+
+    def before_train(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.train_dataloader.dataset)
+        if runner.val_loop is not None:
+            check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.test_dataloader.dataset)
+
+
+def check_classes(model: nn.Module, dataset: Any) -> None:
+    """Raise where a head counts other classes than the data set has."""
+    expected = len(dataset.metainfo['classes'])
+    for name, module in model.named_modules():
+        found = getattr(module, 'num_classes', expected)
+        if found != expected and not set(name.split('.')) & set(_APART):
+            name = name.removeprefix('module.')  # of a distributed wrapper
+            raise ValueError(
+                f'{name} ({type(module).__name__}) has num_classes={found}, but {_file(dataset)} '
+                f'has {expected} classes: set model.{name}.num_classes={expected}, or use '
+                'tools/train.py, where it follows from the data'
+            )
+
+
+def check_same_classes(train: Any, val: Any) -> None:
+    """Raise where labels would mean one class in training and another in evaluation."""
+    names = [list(dataset.metainfo['classes']) for dataset in (train, val)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f'classes differ: {_file(train)} has {names[0]}, {_file(val)} {names[1]}: both need '
+            'the same categories in the same order'
+        )
+
+
+def _file(dataset: Any) -> str:
+    return str(getattr(dataset, 'ann_file', type(dataset).__name__))

@@ -1,0 +1,526 @@
+"""What is in a file of weights is loaded exactly, and what does not fit is refused by name."""
+
+import copy
+import json
+
+import pytest
+import torch
+from oracles import perturb, pictures
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from navit_backbone import NaViT, pack, patchify
+from navit_backbone.checkpoint import (
+    build,
+    guard_loading,
+    load_weights,
+    read_checkpoint,
+    read_weights,
+    save_navit,
+    weights_of,
+)
+from navit_backbone.families import FAMILIES, IMAGENET, INCEPTION, convert
+
+ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=40)
+WITH_CLASS = dict(ARCH, prefix_tokens=1)
+GRID = dict(kind='learned_1d', grid=(5, 5))
+
+
+def timm_state(
+    seed=0, dim=24, depth=2, hidden=40, patch=16, grid=5, tokens=('cls_token',), **extra
+):
+    """A random state dict as timm's VisionTransformer names it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 0.1
+
+    state = {name: draw(1, 1, dim) for name in tokens}
+    state['pos_embed'] = draw(1, grid * grid + len(tokens), dim)
+    state |= layer('patch_embed.proj', draw(dim, 3, patch, patch), draw(dim))
+    for i in range(depth):
+        block = f'blocks.{i}'
+        state |= layer(f'{block}.norm1', 1 + draw(dim), draw(dim))
+        state |= layer(f'{block}.attn.qkv', draw(3 * dim, dim), draw(3 * dim))
+        state |= layer(f'{block}.attn.proj', draw(dim, dim), draw(dim))
+        state |= layer(f'{block}.norm2', 1 + draw(dim), draw(dim))
+        state |= layer(f'{block}.mlp.fc1', draw(hidden, dim), draw(hidden))
+        state |= layer(f'{block}.mlp.fc2', draw(dim, hidden), draw(dim))
+    state |= layer('norm', 1 + draw(dim), draw(dim))
+    return state | extra
+
+
+def layer(name, weight, bias):
+    return {f'{name}.weight': weight, f'{name}.bias': bias}
+
+
+def navit(arch=WITH_CLASS, **options):
+    return perturb(NaViT(arch, **{'patch_size': 16, 'position': GRID, **options}), seed=3)
+
+
+def answer(model, sizes=((33, 70), (16, 48))):
+    packed = pack([patchify(image, (1, 16, 16)) for image in pictures(sizes, torch.float32)])
+    with torch.no_grad():
+        return model.eval()(packed).tokens
+
+
+@pytest.fixture
+def source(tmp_path):
+    def write(state, name='weights.pth'):
+        path = tmp_path / name
+        (save_file if name.endswith('.safetensors') else torch.save)(state, path)
+        return path
+
+    return write
+
+
+# --------------------------------------------------------------------------------------------------
+# What is loaded
+
+
+def test_every_tensor_arrives(source):
+    state = timm_state()
+    model = navit()
+    report = load_weights(model, source(state))
+    got = model.state_dict()
+    kernel = state['patch_embed.proj.weight']
+    assert torch.equal(got['patch_embed.1x16x16.weight'], kernel.reshape(24, -1))
+    assert torch.equal(got['prefix'][0], state['cls_token'][0, 0] + state['pos_embed'][0, 0])
+    assert torch.equal(got['position.table'].flatten(0, 1), state['pos_embed'][0, 1:])
+    for key in set(state) - {'cls_token', 'pos_embed'}:
+        if not key.startswith('patch_embed'):
+            assert torch.equal(got[key], state[key]), key
+    assert report.share == 1
+    assert report.missing == ()
+    assert set(report.loaded) == set(got)
+
+
+WRAPPERS = {
+    'state_dict': lambda s: {'state_dict': s, 'meta': {'epoch': 3}},
+    'model': lambda s: {'model': s, 'optimizer': {'state': {}, 'param_groups': []}},
+    'module.': lambda s: {f'module.{k}': v for k, v in s.items()},
+    'backbone.': lambda s: {f'backbone.{k}': v for k, v in s.items()} | {'neck.w': torch.ones(2)},
+    'both': lambda s: {'model': {f'module.backbone.{k}': v for k, v in s.items()}},
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_wrappers_are_taken_off(source, wrapper):
+    state = timm_state()
+    plain, wrapped = navit(), navit()
+    load_weights(plain, source(state, 'plain.pth'))
+    load_weights(wrapped, source(WRAPPERS[wrapper](state)))
+    assert torch.equal(answer(plain), answer(wrapped))
+
+
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.safetensors'])
+def test_every_kind_of_file_is_read(source, name):
+    state = timm_state()
+    got = read_checkpoint(source(state, name))
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_cast_to_the_model(source, dtype):
+    state = {key: item.to(dtype) for key, item in timm_state().items()}
+    model = navit()
+    load_weights(model, source(state))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    key = 'blocks.1.mlp.fc1.weight'
+    assert torch.equal(model.state_dict()[key], state[key].float())
+
+
+def test_distilled_and_register_tokens_keep_their_order_and_positions(source):
+    tokens = ('cls_token', 'dist_token')
+    state = timm_state(tokens=tokens, **layer('head', torch.ones(4, 24), torch.ones(4)))
+    weights = read_weights(source(state))
+    rows = torch.cat([state[name][0] for name in tokens]) + state['pos_embed'][0, :2]
+    assert torch.equal(weights.tensors['prefix'], rows)
+    # two heads answer together on two tokens: ours would answer otherwise, so none is taken
+    assert {'head.weight', 'head.bias'} <= set(weights.left_over)
+    assert 'classifier.weight' not in weights.tensors
+
+
+def test_tokens_without_a_position_row_are_taken_as_they_are(source):
+    state = timm_state(tokens=('cls_token',))
+    state['pos_embed'] = state['pos_embed'][:, 1:]
+    registers = torch.randn(1, 3, 24)
+    weights = read_weights(source(state | {'reg_token': registers}))
+    assert torch.equal(weights.tensors['prefix'], torch.cat([state['cls_token'][0], registers[0]]))
+    assert weights.tensors['position.table'].shape == (5, 5, 24)
+
+
+def test_classifier_is_kept_where_the_model_has_one(source):
+    state = timm_state(**layer('head', torch.randn(7, 24), torch.randn(7)))
+    file = source(state)
+    model = navit(dict(WITH_CLASS, pooling='token', num_classes=7))
+    assert torch.equal(model.state_dict()['classifier.weight'], state['head.weight']) is False
+    load_weights(model, file)
+    assert torch.equal(model.state_dict()['classifier.weight'], state['head.weight'])
+    for arch in (WITH_CLASS, dict(WITH_CLASS, pooling='token', num_classes=5)):
+        report = load_weights(navit(arch), file)
+        assert report.share == 1
+        assert {'classifier.weight', 'classifier.bias'} <= set(report.left_over)
+
+
+def test_optional_parts_that_the_file_lacks_are_reported_and_left_alone(source):
+    model = navit(dict(WITH_CLASS, pooling='map', num_classes=4))
+    before = {
+        k: v.clone() for k, v in model.state_dict().items() if k.startswith(('pool', 'class'))
+    }
+    report = load_weights(model, source(timm_state()))
+    assert set(before) <= set(report.missing)
+    assert all(torch.equal(model.state_dict()[key], item) for key, item in before.items())
+
+
+def test_backbone_of_a_whole_detector(source):
+    trained = navit()
+    state = {f'backbone.vit.{k}': v for k, v in trained.state_dict().items()}
+    file = source({'state_dict': state | {'bbox_head.weight': torch.ones(3)}})
+    for options in ({}, {'prefix': 'backbone.'}, {'prefix': 'backbone'}):
+        model = perturb(navit(), seed=9)
+        report = load_weights(model, file, **options)
+        assert torch.equal(answer(model), answer(trained))
+        assert report.left_over == ('bbox_head.weight',)
+
+
+def test_several_models_in_one_file_need_a_choice(source):
+    first, second = timm_state(1), timm_state(2)
+    both = {f'a.{k}': v for k, v in first.items()} | {f'b.{k}': v for k, v in second.items()}
+    file = source(both)
+    with pytest.raises(ValueError, match=r"several models, under \['a.', 'b.'\].*prefix"):
+        load_weights(navit(), file)
+    model, reference = navit(), navit()
+    load_weights(model, file, prefix='b')
+    load_weights(reference, source(second, 'second.pth'))
+    assert torch.equal(answer(model), answer(reference))
+
+
+@pytest.mark.parametrize(
+    ('name', 'extra', 'family', 'statistics', 'antialias'),
+    [
+        ('vit_tiny_augreg.pth', {}, 'timm-augreg', INCEPTION, True),
+        ('deit_tiny.pth', {}, 'timm-deit', IMAGENET, True),
+        ('mae_pretrain_vit.pth', {}, 'mae', IMAGENET, False),
+        ('x.pth', {'decoder_embed.bias': torch.ones(2), 'mask_token': torch.ones(1, 1, 2)}, 'mae',
+         IMAGENET, False),
+        ('x.pth', {}, 'timm-vit', None, True),
+    ],
+)  # fmt: skip
+def test_family_is_told_by_keys_or_by_name(source, name, extra, family, statistics, antialias):
+    weights = read_weights(source(timm_state(**extra), name))
+    assert weights.family == family
+    assert (weights.input_mean, weights.input_std) == (statistics or (None, None))
+    assert weights.position['antialias'] is antialias
+    assert set(weights.left_over) == set(extra)
+
+
+def test_stated_family_overrules_the_name_and_must_exist(source):
+    file = source(timm_state(), 'deit_tiny.pth')
+    assert read_weights(file, family='deit').position['antialias'] is False
+    with pytest.raises(ValueError, match=r"family='dino' is not one of.*timm-deit"):
+        read_weights(file, family='dino')
+    with pytest.raises(ValueError, match=r'not of the family navit'):
+        read_weights(file, family='navit')
+
+
+# --------------------------------------------------------------------------------------------------
+# What is refused
+
+SCALES = {f'blocks.{i}.ls{k}.gamma': torch.ones(24) for i in range(2) for k in (1, 2)}
+DISAGREEMENTS = {
+    'class token': (timm_state(), dict(arch=ARCH), r'arch.prefix_tokens: 1 .*0.*prefix_tokens=1'),
+    'no class token': (timm_state(tokens=()), {}, r'arch.prefix_tokens: 0 in the file, 1'),
+    'registers': (timm_state(), dict(arch=dict(ARCH, prefix_tokens=5)), r'prefix_tokens: 1 .*5'),
+    'LayerScale in the file': (timm_state(**SCALES), {}, r'arch.layer_scale: 1e-06 .*None'),
+    'LayerScale in the model': (timm_state(), dict(arch=dict(WITH_CLASS, layer_scale=0.1)),
+                                r'arch.layer_scale: None .*0.1.*layer_scale=None'),
+    'RoPE': (timm_state(), dict(arch=dict(WITH_CLASS, rope={})), r'arch.rope: None in the file'),
+    'activation': (timm_state(), dict(arch=dict(WITH_CLASS, mlp='swiglu')), r"arch.mlp: 'gelu'"),
+    'norm': (timm_state(), dict(arch=dict(WITH_CLASS, norm='rms_norm')), r"norm: 'layer_norm'"),
+    'eps': (timm_state(), dict(arch=dict(WITH_CLASS, norm_eps=1e-5)), r'norm_eps: 1e-06 .*1e-05'),
+    'QK norm': (timm_state(), dict(arch=dict(WITH_CLASS, qk_norm=True)), r'qk_norm: False'),
+    'QKV bias': (timm_state(), dict(arch=dict(WITH_CLASS, qkv_bias=False)), r'qkv_bias: True'),
+    'depth': (timm_state(depth=3), {}, r'num_layers: 3 in the file, 2 in the model'),
+    'width': (timm_state(dim=48), {}, r'embed_dims: 48 in the file, 24'),
+    'MLP': (timm_state(hidden=48), {}, r'feedforward_channels: 48 in the file, 40'),
+    'patch': (timm_state(patch=8), {}, r'\(1, 8, 8\).*\(1, 16, 16\).*patch_size'),
+    'grid': (timm_state(grid=4), {}, r"'grid': \(4, 4\).*set position="),
+    'position': (timm_state(), dict(position='factorised'), r"'learned_1d'.*'factorised'.*position"),
+    'no position': (timm_state(), dict(position=None), r'the model None: set position='),
+    'integers': ({k: v.byte() if 'fc1.w' in k else v for k, v in timm_state().items()}, {},
+                 r'fc1.weight.*uint8.*quantised'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', DISAGREEMENTS)
+def test_disagreement_is_refused_by_name(source, case):
+    state, options, message = DISAGREEMENTS[case]
+    model = navit(**options)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match='(?s)weights.pth does not fit.*' + message):
+        load_weights(model, source(state))
+    # nothing was half loaded, and a low share does not make a disagreement acceptable
+    assert all(torch.equal(before[key], item) for key, item in model.state_dict().items())
+    with pytest.raises(ValueError, match='(?s)' + message):
+        load_weights(model, source(state), min_share=0.0)
+
+
+def test_number_of_heads_is_checked_where_the_width_tells_it(source):
+    state = timm_state(dim=192, hidden=768)
+    arch = dict(embed_dims=192, num_layers=2, feedforward_channels=768, prefix_tokens=1)
+    load_weights(navit(dict(arch, num_heads=3)), source(state))
+    with pytest.raises(ValueError, match=r'num_heads: 3 in the file, 6 in the model'):
+        load_weights(navit(dict(arch, num_heads=6)), source(state))
+    assert 'number of heads: the model has 3' in str(load_weights(navit(), source(timm_state())))
+
+
+UNKNOWN_KEYS = [
+    'norm_pre.weight',
+    'blocks.0.attn.relative_position_bias_table',
+    'blocks.0.mlp.norm.weight',
+    'mask_token',
+    'attn_pool.latent',
+    'rope_embed.periods',
+]
+
+
+@pytest.mark.parametrize('key', UNKNOWN_KEYS)
+def test_key_without_a_place_is_refused(source, key):
+    with pytest.raises(ValueError, match=f'no place in NaViT for {key}'):
+        load_weights(navit(), source(timm_state(**{key: torch.ones(24)})))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_values_that_are_not_finite_are_refused_by_key(source, value):
+    state = timm_state()
+    state['blocks.1.attn.proj.bias'][3] = value
+    with pytest.raises(ValueError, match=r'blocks.1.attn.proj.bias hold NaN'):
+        load_weights(navit(), source(state))
+
+
+def test_missing_tensors_are_refused_below_the_share_and_named(source):
+    state = timm_state()
+    del state['norm.weight'], state['norm.bias']
+    model = navit()
+    with pytest.raises(ValueError, match=r'(?s)missing: norm.weight, norm.bias.*min_share'):
+        load_weights(model, source(state))
+    report = load_weights(model, source(state), min_share=0.9)
+    assert report.missing == ('norm.weight', 'norm.bias')
+    total = sum(p.numel() for p in model.parameters())
+    assert report.share == pytest.approx(1 - 48 / total)
+    assert load_weights(navit(final_norm=False), source(state)).share == 1
+
+
+def test_missing_block_and_misshapen_tensor_are_named(source):
+    state = timm_state(depth=3)
+    gap = {key: item for key, item in state.items() if not key.startswith('blocks.1.')}
+    with pytest.raises(ValueError, match=r'lacks blocks: it holds the numbers \[0, 2\]'):
+        load_weights(navit(), source(gap))
+    bent = timm_state() | {'blocks.1.mlp.fc1.weight': torch.zeros(40, 25)}
+    with pytest.raises(ValueError, match=r'blocks.1.mlp.fc1.weight: the file has \(40, 25\)'):
+        load_weights(navit(), source(bent))
+    odd = timm_state() | {'pos_embed': torch.zeros(1, 24, 24)}
+    with pytest.raises(ValueError, match=r'pos_embed has 24 rows.*square grid'):
+        load_weights(navit(), source(odd))
+    clip = timm_state() | {'patch_embed.proj.weight': torch.zeros(24, 3, 2, 16, 16)}
+    with pytest.raises(ValueError, match=r'patch_embed.proj.weight has 5 dimensions'):
+        load_weights(navit(), source(clip))
+
+
+CONTENTS = {
+    'optimizer': ({'state': {}, 'param_groups': [{'lr': 0.1}]}, r'optimizer.*no weights'),
+    'nothing': ({}, r'no tensors, only nothing'),
+    'numbers': ({'epoch': 3, 'loss': 0.5}, r'no tensors, only epoch, loss'),
+    'other model': ({'conv1.weight': torch.ones(3)}, r'no known family.*timm-deit.*conv1.weight'),
+    'a list': ([torch.ones(3)], r'holds a list, not a dict of tensors'),
+}
+
+
+@pytest.mark.parametrize('case', CONTENTS)
+def test_file_without_a_model_is_refused(source, case):
+    content, message = CONTENTS[case]
+    with pytest.raises(ValueError, match='(?s)weights.pth ' + '.*' + message):
+        load_weights(navit(), source(content))
+
+
+@pytest.mark.parametrize('name', ['w.pth', 'w.safetensors'])
+@pytest.mark.parametrize('share', [0.0, 0.02, 0.5, 0.99])
+def test_truncated_file_is_refused(source, name, share):
+    file = source(timm_state(), name)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match=rf'{name} is (truncated|empty).*fetch it again'):
+        load_weights(navit(), file)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('\n<!DOCTYPE html><html>Not found</html>', 'a web page'),
+        ('<html lang="en">', 'a web page'),
+        ('version https://git-lfs.github.com/spec/v1\noid sha256:0', 'a Git LFS pointer'),
+        ('{"error": "not found"}', 'a JSON file'),
+        ('hello', 'truncated, corrupt or no file of weights'),
+    ],
+)
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.safetensors'])
+def test_text_saved_as_weights_is_recognised(tmp_path, text, message, name):
+    (tmp_path / name).write_text(text)
+    expected = message if not (text == 'hello' and name.endswith('safetensors')) else 'truncated'
+    with pytest.raises(ValueError, match=f'{name} is {expected}'):
+        read_checkpoint(tmp_path / name)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nowhere.pth does not exist: give the path'):
+        load_weights(navit(), tmp_path / 'nowhere.pth')
+    with pytest.raises(FileNotFoundError, match=r'is a folder'):
+        load_weights(navit(), tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# Our own format
+
+MODELS = {
+    'timm': dict(arch=WITH_CLASS),
+    'paper': dict(arch=dict(ARCH, qk_norm=True, qkv_bias=False, pooling='map', num_classes=3),
+                  position=dict(kind='factorised', combine='stack', max_size=32)),
+    'rope': dict(arch=dict(ARCH, rope=dict(theta=50.0), norm='rms_norm', norm_eps=1e-5, mlp='swiglu',
+                           layer_scale=0.1), position=None, final_norm=False),
+    'several patch sizes': dict(arch=ARCH, patch_size=[16, (2, 8, 8)], position='sinusoidal'),
+    'table': dict(arch=ARCH, position=dict(kind='learned_1d', grid=(3, 7), antialias=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', MODELS)
+def test_own_format_comes_back_exactly(tmp_path, case):
+    model = navit(**MODELS[case])
+    written = weights_of(model, input_mean=(0.1, 0.2, 0.3), input_std=(0.4, 0.5, 0.6))
+    save_navit(tmp_path / 'w.safetensors', written)
+    read = read_weights(tmp_path / 'w.safetensors')
+    assert written.arch == read.arch
+    assert (written.position, written.input_mean, written.input_std, written.patch_shapes) == (
+        read.position, read.input_mean, read.input_std, read.patch_shapes
+    )  # fmt: skip
+    assert written.tensors.keys() == read.tensors.keys()
+    assert all(torch.equal(written.tensors[key], read.tensors[key]) for key in read.tensors)
+    again = build(read)
+    assert load_weights(again, tmp_path / 'w.safetensors').missing == ()
+    assert torch.equal(answer(again), answer(model))
+
+
+def test_header_states_all_that_builds_the_model(source, tmp_path):
+    save_navit(tmp_path / 'w.safetensors', read_weights(source(timm_state()), num_heads=3))
+    with safe_open(tmp_path / 'w.safetensors', framework='pt') as file:
+        header = file.metadata()
+    assert (header['format'], header['version']) == ('navit-backbone', '1')
+    arch = json.loads(header['arch'])
+    assert (arch['embed_dims'], arch['num_heads'], arch['norm_eps']) == (24, 3, 1e-6)
+    assert json.loads(header['position'])['antialias'] is True
+
+
+def test_own_format_holds_the_model_to_its_rule_of_interpolation(source, tmp_path):
+    file = tmp_path / 'w.safetensors'
+    save_navit(file, read_weights(source(timm_state()), family='deit', num_heads=3))
+    with pytest.raises(ValueError, match=r"antialias': False.*antialias': True.*set position="):
+        load_weights(navit(), file)
+    load_weights(navit(position=dict(GRID, antialias=False)), file)
+
+
+def test_weights_that_are_not_whole_are_not_saved(source, tmp_path):
+    out = tmp_path / 'w.safetensors'
+    weights = read_weights(source(timm_state()))
+    with pytest.raises(ValueError, match=r'tells num_heads: state it'):
+        save_navit(out, weights)
+    state = timm_state()
+    del state['blocks.0.norm2.bias']
+    with pytest.raises(ValueError, match=r'missing: blocks.0.norm2.bias'):
+        save_navit(out, read_weights(source(state), num_heads=3))
+    assert not list(tmp_path.glob('*.safetensors*'))
+
+
+def test_file_is_overwritten_only_when_asked(source, tmp_path):
+    out, weights = tmp_path / 'w.safetensors', weights_of(navit())
+    save_navit(out, weights)
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match=r'w.safetensors exists'):
+        save_navit(out, weights_of(perturb(navit())))
+    assert out.read_bytes() == before
+    save_navit(out, weights_of(perturb(navit())), overwrite=True)
+    assert out.read_bytes() != before
+    with pytest.raises(ValueError, match=r'ends in .safetensors'):
+        save_navit(tmp_path / 'w.pth', weights)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'version': '2'}, r'is of version 2, this installation reads up to 1'),
+        ({'arch': '{'}, r'header is damaged'),
+        ({'arch': '{"flux": 1}'}, r"header names \['flux'\]"),
+    ],
+)
+def test_damaged_or_newer_header_is_refused(tmp_path, change, message):
+    file = tmp_path / 'w.safetensors'
+    save_navit(file, weights_of(navit()))
+    with safe_open(file, framework='pt') as opened:
+        header = opened.metadata()
+    save_file(read_checkpoint(file), file, metadata=header | change)
+    with pytest.raises(ValueError, match=message):
+        load_weights(navit(), file)
+
+
+# --------------------------------------------------------------------------------------------------
+# Loading by state dict, as mmengine does it
+
+
+class Whole(nn.Module):
+    """Stands for a detector: a backbone that holds the ViT, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = navit()
+        self.head = nn.Linear(24, 2)
+        guard_loading(self.vit)
+
+
+def test_guard_lets_whole_checkpoints_pass_and_names_what_is_wrong():
+    model, state = Whole(), Whole().state_dict()
+    model.load_state_dict(state)
+    copy.deepcopy(model).load_state_dict(state)
+    head = {'head.weight': state['head.weight'], 'head.bias': state['head.bias']}
+    with pytest.raises(ValueError, match=r'nothing for vit:.*init_cfg'):
+        model.load_state_dict(head)
+    half = {key: item for key, item in state.items() if 'blocks.1' not in key}
+    with pytest.raises(ValueError, match=r'no blocks.1.norm1.weight \(\+ 11 of blocks'):
+        model.load_state_dict(half)
+    with pytest.raises(ValueError, match=r'vit.prefix: the checkpoint has \(2, 24\)'):
+        model.load_state_dict(state | {'vit.prefix': torch.zeros(2, 24)})
+    with pytest.raises(ValueError, match=r'vit.norm.bias hold NaN'):
+        model.load_state_dict(state | {'vit.norm.bias': torch.full((24,), torch.nan)})
+
+
+def test_report_reads_well(source):
+    extra = {f'decoder_blocks.{i}.norm.weight': torch.ones(2) for i in range(3)}
+    state = timm_state(**extra, mask_token=torch.ones(1, 1, 2))
+    text = str(load_weights(navit(), source(state, 'mae_base.pth')))
+    assert 'mae_base.pth (mae): 30 tensors loaded, 100.0% of the backbone' in text
+    assert 'interpolated to each picture: position.table' in text
+    assert 'left over: decoder_blocks.0.norm.weight (+ 2 of decoder_blocks.*), mask_token' in text
+    assert 'missing: none' in text
+    assert 'positions are interpolated as' in text  # by the model's own rule, which differs
+
+
+def test_every_family_tells_what_tensors_cannot():
+    for name, family in FAMILIES.items():
+        if name != 'navit':
+            assert {'norm', 'norm_eps', 'mlp', 'rope'} <= set(family.arch), name
+
+
+def test_plain_tensors_convert_without_a_file():
+    weights = convert(timm_state(), num_heads=3)
+    model = build(weights)
+    assert load_weights(model, weights).share == 1

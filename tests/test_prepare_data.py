@@ -1,0 +1,201 @@
+"""The sample set: alike for one seed, true annotations, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from navit_backbone.tasks.common import sample_set
+from navit_backbone.tasks.common.drawings import CLASSES, draw
+from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tools import prepare_data as tool
+
+TOOL = Path(__file__).parents[1] / 'tools' / 'prepare_data.py'
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('sets') / 'sample'
+    assert write_sample_set(out, seed=0, num_pictures=dict(train=12, val=5))
+    return out
+
+
+def annotations(out: Path, split: str) -> dict:
+    return json.loads((out / 'annotations' / f'instances_{split}.json').read_text())
+
+
+def decoded(segmentation: dict) -> np.ndarray:
+    """The mask of uncompressed run lengths, column by column, from zeros."""
+    counts = segmentation['counts']
+    flat = np.repeat(np.arange(len(counts)) % 2, counts).astype(bool)
+    h, w = segmentation['size']
+    return flat.reshape(w, h).T
+
+
+def test_one_seed_gives_the_same_bytes_and_another_one_does_not(made, tmp_path):
+    write_sample_set(tmp_path / 'again', seed=0, num_pictures=dict(train=12, val=5))
+    assert contents(tmp_path / 'again') == contents(made)
+    write_sample_set(tmp_path / 'other', seed=1, num_pictures=dict(train=2, val=2))
+    other = contents(tmp_path / 'other')
+    assert other['train/00000.jpg'] != contents(made)['train/00000.jpg']
+    assert other['val/00000.jpg'] != other['train/00000.jpg']
+
+
+def test_a_drawing_does_not_depend_on_how_many_there_are(made, tmp_path):
+    write_sample_set(tmp_path / 'small', seed=0, num_pictures=dict(train=1, val=2))
+    small, large = contents(tmp_path / 'small'), contents(made)
+    for name in ('train/00000.jpg', 'val/00001.jpg', 'masks/val/00001.png'):
+        assert small[name] == large[name]
+
+
+def test_annotations_say_what_is_in_the_files(made):
+    for split, count in (('train', 12), ('val', 5)):
+        data = annotations(made, split)
+        assert [c['name'] for c in data['categories']] == list(CLASSES)
+        assert len(data['images']) == count
+        assert len({a['id'] for a in data['annotations']}) == len(data['annotations'])
+        for image in data['images']:
+            picture = cv2.imread(str(made / split / image['file_name']))
+            assert picture.shape == (image['height'], image['width'], 3)
+            index_file = made / 'masks' / split / f'{Path(image["file_name"]).stem}.png'
+            index = cv2.imread(str(index_file), cv2.IMREAD_UNCHANGED)
+            own = [a for a in data['annotations'] if a['image_id'] == image['id']]
+            check_objects(own, index)
+
+
+def check_objects(objects: list[dict], index: np.ndarray) -> None:
+    assert 1 <= len(objects) <= 4
+    expected = np.zeros_like(index)
+    for item in objects:
+        mask = decoded(item['segmentation'])
+        assert mask.shape == index.shape and mask.sum() == item['area'] > 0
+        assert not expected[mask].any(), 'visible masks do not overlap'
+        expected[mask] = item['category_id']
+        x, y, w, h = item['bbox']
+        box = np.zeros_like(mask)
+        box[y : y + h, x : x + w] = True
+        assert not (mask & ~box).any()
+        rows, columns = mask[[y, y + h - 1]], mask[:, [x, x + w - 1]]
+        assert rows.any(1).all() and columns.any(0).all(), 'the box is tight'
+    np.testing.assert_array_equal(index, expected)
+
+
+def test_sizes_vary_and_objects_are_large_and_plain_to_see():
+    seen = set()
+    sizes = []
+    for number in range(60):
+        drawing = draw(7, 'train', number)
+        h, w = drawing.image.shape[:2]
+        sizes.append((h, w))
+        assert min(h, w) >= 96 and max(h, w) <= 320
+        assert 0.38 < w / h < 2.6
+        saturation = cv2.cvtColor(drawing.image, cv2.COLOR_BGR2HSV)[..., 1].astype(float)
+        paper = ~np.logical_or.reduce(drawing.masks)
+        for label, mask in zip(drawing.labels, drawing.masks, strict=True):
+            seen.add(label)
+            assert mask.sum() > 200
+            assert saturation[mask].mean() > saturation[paper].mean() + 60
+    assert seen == set(range(len(CLASSES)))
+    assert len(set(sizes)) > 50
+    tokens = [-(-h // 16) * -(-w // 16) for h, w in sizes]
+    assert max(tokens) <= 220 and min(tokens) < max(tokens) / 2
+
+
+def test_mmdet_reads_the_set_with_its_masks(made):
+    datasets = pytest.importorskip('mmdet.datasets')
+    loading = pytest.importorskip('mmdet.datasets.transforms')
+    dataset = datasets.CocoDataset(
+        data_root=str(made),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train'),
+        metainfo=dict(classes=CLASSES),
+        pipeline=[
+            LoadImageFromFile(),
+            loading.LoadAnnotations(with_bbox=True, with_mask=True),
+        ],
+    )
+    assert len(dataset) == 12
+    sample = dataset[3]
+    index = cv2.imread(str(made / 'masks/train/00003.png'), cv2.IMREAD_UNCHANGED)
+    labels = np.zeros_like(index)
+    masks = zip(sample['gt_masks'].masks, sample['gt_bboxes_labels'], strict=True)
+    for mask, label in masks:
+        labels[mask.astype(bool)] = label + 1
+    np.testing.assert_array_equal(labels, index)
+    assert not sample['gt_ignore_flags'].any()
+
+
+def test_a_second_call_finds_the_set_and_leaves_it_alone(made):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob('*')}
+    assert not write_sample_set(made, seed=0, num_pictures=dict(train=12, val=5))
+    assert {path: path.stat().st_mtime_ns for path in made.rglob('*')} == before
+
+
+def test_nothing_is_overwritten(made, tmp_path):
+    with pytest.raises(ValueError, match="'seed': 0.*remove it"):
+        write_sample_set(made, seed=1, num_pictures=dict(train=12, val=5))
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    with pytest.raises(ValueError, match='other files'):
+        write_sample_set(tmp_path, seed=0, num_pictures=dict(train=1, val=1))
+    with pytest.raises(ValueError, match='other files'):
+        write_sample_set(tmp_path / 'thesis.txt', seed=0, num_pictures=dict(train=1, val=1))
+    assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def test_an_interrupted_run_leaves_no_set_and_the_next_one_starts_anew(made, tmp_path, monkeypatch):
+    def stop(split: str, number: int) -> None:
+        if (split, number) == ('val', 2):
+            raise KeyboardInterrupt
+
+    def interrupted(seed: int, split: str, number: int) -> object:
+        stop(split, number)
+        return draw(seed, split, number)
+
+    monkeypatch.setattr(sample_set, 'draw', interrupted)
+    out = tmp_path / 'sample'
+    with pytest.raises(KeyboardInterrupt):
+        write_sample_set(out, seed=0, num_pictures=dict(train=12, val=5))
+    assert not out.exists()
+    monkeypatch.undo()
+    assert write_sample_set(out, seed=0, num_pictures=dict(train=12, val=5))
+    assert contents(out) == contents(made)
+    assert [path.name for path in tmp_path.iterdir()] == ['sample']
+
+
+def test_the_tool_draws_a_set(tmp_path):
+    arguments = ['sample', '--out', 'new/sample', '--train', '2', '--val', '1']
+    command = [sys.executable, str(TOOL), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '2 train and 1 val drawings in new/sample' in done.stdout
+    assert len(list((tmp_path / 'new/sample/train').iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (['sample', '--out', '.'], 'error: --out . holds another set or other files'),
+        (['sample', '--train', 'many'], "'many' is not a whole number"),
+        (['smaple'], "invalid choice: 'smaple'"),
+        ([], 'required'),
+    ],
+)
+def test_the_tool_names_mistakes(tmp_path, monkeypatch, capsys, arguments, words):
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['prepare_data.py', *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        tool.main()
+    assert words in str(stopped.value) + capsys.readouterr().err
+    assert stopped.value.code not in (0, None)

@@ -1,0 +1,383 @@
+"""Speed and memory of the packed backbone, each beside what it replaces.
+
+    python tools/benchmark.py [--only padded uniform siglip2 memory packer] [--out FILE.md|.json]
+
+padded    packed against one padded canvas: with a key mask, without, and by orientation
+uniform   a batch of mixed sizes against one of equal sizes at the same FLOPs
+siglip2   against Hugging Face's Siglip2VisionModel of the same shape
+memory    64 pictures of 1024 tokens against 8
+packer    examples per second, and empty slots
+
+Sizes are those of coco128's photos, scaled by one factor; pixels are noise. A step is forward and
+backward, in float32 on CPU and under bfloat16 autocast on CUDA. tools/measure.py tells how a figure
+comes about, and when there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from navit_backbone.packer import Packer
+from navit_backbone.packing import Size
+from navit_backbone.tools.benchmark_arms import (
+    PATCH_SIZE,
+    Batch,
+    Step,
+    by_orientation,
+    draw_batches,
+    forward_flops,
+    num_tokens,
+    photo_sizes,
+    siglip2_inputs,
+    siglip2_model,
+    size_of_equal_flops,
+)
+from navit_backbone.tools.measure import (
+    MIN_ROUNDS,
+    Comparison,
+    figure_of,
+    free_bytes,
+    interleaved,
+    lower_quartile,
+    machine,
+    resident_bytes,
+    show_progress,
+    spread,
+)
+from navit_backbone.vit import ARCHS, NaViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of the table."""
+
+    what: str
+    figure: str
+    target: str = ''
+    flops: str = ''  # theirs over ours
+    detail: str = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the command line fixes for all rows."""
+
+    device: torch.device
+    rounds: int
+    sizes: Sequence[Size]  # of the photos, scaled; empty where they are absent
+    batch_size: int
+    smoke: bool
+
+    def batches(self) -> list[Batch]:
+        """One random batch of photos per round, the same in every run."""
+        drawn = draw_batches(self.sizes, self.rounds, self.batch_size)
+        return [Batch.of(sizes, seed=i, device=self.device) for i, sizes in enumerate(drawn)]
+
+    def navit(self, name: str) -> Step:
+        """Steps of our model, the same in every run."""
+        torch.manual_seed(0)
+        return Step(NaViT(name), dim=ARCHS[name].embed_dims, device=self.device)
+
+    def times(self, label: str, arms: dict[str, Callable[[int], None]]) -> dict[str, list[float]]:
+        """Seconds of every arm in every round."""
+        return interleaved(arms, rounds=self.rounds, label=label, device=self.device)
+
+
+def padded_rows(setting: Setting, name: str) -> list[Result]:
+    """The same model and pictures, packed and padded in three ways."""
+    step, batches = setting.navit(name), setting.batches()
+    groups = [
+        [Batch.of(sizes, seed=0, device=setting.device) for sizes in by_orientation(batch.sizes)]
+        for batch in batches
+    ]
+
+    def grouped(i: int) -> None:
+        for group in groups[i]:
+            step.packed(group.pack_whole())
+
+    times = setting.times(
+        f'padded, {name}',
+        {
+            'packed': lambda i: step.packed(batches[i].pack()),
+            'with a key mask': lambda i: step.masked(batches[i]),
+            'without mask': lambda i: step.packed(batches[i].pack_whole()),
+            'by orientation without mask': grouped,
+        },
+    )
+    real = [batch.lengths for batch in batches]
+    whole = [batch.padded_lengths for batch in batches]
+    within = [[n for group in pair for n in group.padded_lengths] for pair in groups]
+    rows = []
+    for arm, padded in zip(list(times)[1:], (whole, whole, within), strict=True):
+        share = sum(map(sum, real)) / sum(map(sum, padded))
+        masked = arm == 'with a key mask'
+        rows.append(
+            _compared(
+                f'packed against padded {arm}, {name}',
+                Comparison(ours=times['packed'], theirs=times[arm]),
+                flops=_flops(padded, name) / _flops(real, name),
+                target='1.5' if masked else f'{0.9 / share:.2f} = 0.9 / {share:.2f} real',
+            )
+        )
+    return rows
+
+
+def uniform_rows(setting: Setting, name: str) -> list[Result]:
+    """FLOPs per second on mixed sizes over those on equal sizes."""
+    step, mixed = setting.navit(name), setting.batches()
+    sizes = [size_of_equal_flops(batch.lengths, ARCHS[name]) for batch in mixed]
+    uniform = [
+        Batch.of([size] * setting.batch_size, seed=i, device=setting.device)
+        for i, size in enumerate(sizes)
+    ]
+    times = setting.times(
+        f'uniform, {name}',
+        {
+            'mixed': lambda i: step.packed(mixed[i].pack()),
+            'uniform': lambda i: step.packed(uniform[i].pack()),
+        },
+    )
+    work = _flops([b.lengths for b in uniform], name) / _flops([b.lengths for b in mixed], name)
+    comparison = Comparison(ours=times['mixed'], theirs=times['uniform'], work=work)
+    what = f'mixed against uniform sizes, per FLOP, {name}'
+    return [_compared(what, comparison, flops=work, target='0.95')]
+
+
+def siglip2_rows(setting: Setting, name: str) -> list[Result]:
+    """Packing is in our time; theirs starts from patches that are padded already."""
+    what = f'packed against Siglip2VisionModel, {name}'
+    if find_spec('transformers') is None:
+        return [Result(what=what, figure='skipped: transformers is not installed')]
+    ours, batches = setting.navit(name), setting.batches()
+    inputs = [siglip2_inputs(batch) for batch in batches]
+    theirs = Step(siglip2_model(ARCHS[name]), dim=ARCHS[name].embed_dims, device=setting.device)
+    times = setting.times(
+        f'siglip2, {name}',
+        {
+            'packed': lambda i: ours.packed(batches[i].pack()),
+            'siglip2': lambda i: theirs.siglip2(inputs[i]),
+        },
+    )
+    padded = [[max(batch.lengths)] * len(batch.sizes) for batch in batches]
+    flops = _flops(padded, name) / _flops([batch.lengths for batch in batches], name)
+    comparison = Comparison(ours=times['packed'], theirs=times['siglip2'])
+    return [_compared(what, comparison, flops=flops, target='1.5')]
+
+
+def memory_rows(setting: Setting) -> list[Result]:
+    """Peak memory of a step beyond what model and libraries hold."""
+    side = (4 if setting.smoke else 32) * PATCH_SIZE
+    what = f'memory of 64 pictures of {(side // PATCH_SIZE) ** 2} tokens over that of 8, tiny'
+    started = time.monotonic()
+    few = _in_new_process(8, side, setting.device)
+    show_progress('memory', 1, 2, started)
+    if (free := free_bytes(setting.device)) < 9 * few:
+        need = f'64 need about {8 * few / 2**30:.1f} GiB of {free / 2**30:.1f} free'
+        return [Result(what=what, figure=f'skipped: {need}')]
+    many = _in_new_process(64, side, setting.device)
+    show_progress('memory', 2, 2, started)
+    ratio = f'{many / few:.2f}'
+    return [
+        Result(
+            what=what,
+            figure=f'smaller pictures: no figure (smoke: {ratio})' if setting.smoke else ratio,
+            target='at most 8.5',
+            flops='8.00',
+            detail=f'{few / 2**20:,.0f} and {many / 2**20:,.0f} MiB',
+        )
+    ]
+
+
+def _in_new_process(count: int, side: int, device: torch.device) -> int:
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(step_memory, count, side, device.type, torch.get_num_threads()).result()
+
+
+def step_memory(count: int, side: int, device_type: str, threads: int) -> int:
+    """Bytes that a step on `count` square pictures takes at its peak, beyond model and libraries."""
+    torch.set_num_threads(threads)
+    device = torch.device(device_type)
+    step = Step(NaViT('tiny'), dim=ARCHS['tiny'].embed_dims, device=device)
+    step.packed(Batch.of([(PATCH_SIZE, PATCH_SIZE)], seed=0, device=device).packed)
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        before = resident_bytes(peak=False)
+    step.packed(Batch.of([(side, side)] * count, seed=0, device=device).packed)
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) - before
+    return resident_bytes(peak=True) - before
+
+
+def packer_rows(setting: Setting) -> list[Result]:
+    """CPU time of a stream; what its end leaves in the pool is no part of the fill."""
+    rng = random.Random(0)
+    num = 10_000 if setting.smoke else 100_000
+    lengths = [_random_side(rng) * _random_side(rng) for _ in range(num)]
+    rows = []
+    for budget in (1024, 4096):
+        started, seconds = time.monotonic(), []
+        for done in range(1, setting.rounds + 1):
+            took, empty = pack_stream(lengths, budget)
+            seconds.append(took)
+            show_progress(f'packer, rows of {budget}', done, setting.rounds, started)
+        rate = f'{num / lower_quartile(seconds):,.0f}'
+        rows.append(
+            Result(
+                what=f'packer: examples/s, sides 128 to 384 px, rows of {budget}, pool of 64',
+                figure=figure_of(rate, spread=spread(seconds), rounds=len(seconds)),
+                target='100,000; 0.1 % empty',
+                detail=f'{empty:.4%} empty over {num:,} examples',
+            )
+        )
+    return rows
+
+
+def _random_side(rng: random.Random) -> int:
+    return -(-rng.randint(128, 384) // PATCH_SIZE)
+
+
+def pack_stream(lengths: Sequence[int], budget: int) -> tuple[float, float]:
+    """CPU seconds for the stream, and the empty share of its rows."""
+    packer: Packer[int] = Packer(budget, pool_size=64)
+    rows = []
+    start = time.process_time()
+    for key, length in enumerate(lengths):
+        if row := packer.push(key, length):
+            rows.append(row)
+    seconds = time.process_time() - start
+    return seconds, 1 - sum(n for row in rows for _, n in row) / (budget * len(rows))
+
+
+def _compared(what: str, comparison: Comparison, *, flops: float, target: str) -> Result:
+    ours, theirs = (lower_quartile(times) for times in (comparison.ours, comparison.theirs))
+    return Result(
+        what=what,
+        figure=comparison.figure(),
+        target=target,
+        flops=f'{flops:.2f}',
+        detail=f'{ours:.3f} against {theirs:.3f} s a step' if comparison.is_steady else '',
+    )
+
+
+def _flops(batches: Sequence[Sequence[int]], name: str) -> float:
+    return sum(forward_flops(lengths, ARCHS[name]) for lengths in batches)
+
+
+ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
+ALONE = {'memory': memory_rows, 'packer': packer_rows}
+
+
+def as_markdown(header: dict[str, str], results: Sequence[Result]) -> str:
+    """What was measured on, and the table."""
+    lines = [f'{key}: {value}  ' for key, value in header.items()]
+    lines += ['', '| | figure | target | ratio of FLOPs | |', '|---|---|---|---|---|']
+    lines += [f'| {r.what} | {r.figure} | {r.target} | {r.flops} | {r.detail} |' for r in results]
+    return '\n'.join(lines) + '\n'
+
+
+def write(path: Path, header: dict[str, str], results: Sequence[Result]) -> None:
+    """As JSON or Markdown, by the file's name."""
+    if path.suffix == '.json':
+        rows = [asdict(result) for result in results]
+        path.write_text(json.dumps({'setting': header, 'rows': rows}, indent=2) + '\n')
+    else:
+        path.write_text(as_markdown(header, results))
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; --smoke sets what is not given to something small."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*ON_PHOTOS, *ALONE]
+    parser.add_argument('--only', nargs='+', choices=names, default=names, help='(all)')
+    parser.add_argument('--arch', nargs='+', choices=list(ARCHS), help='(tiny small)')
+    parser.add_argument('--pairs', type=int, help=f'rounds of each comparison ({MIN_ROUNDS})')
+    parser.add_argument('--batch-size', type=int, help='photos in a batch (16)')
+    parser.add_argument('--scale', type=float, help='of the photos (0.5 on CPU, 1 on CUDA)')
+    parser.add_argument('--threads', type=int, help="of the CPU (torch's own choice)")
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='(cuda where there is one)')
+    parser.add_argument('--data', type=Path, help='with coco128/ ($NAVIT_DATA or ../shared/data)')
+    parser.add_argument('--smoke', action='store_true', help='few small steps, and no figures')
+    parser.add_argument('--out', type=Path, help='a file for the table: .md or .json')
+    args = parser.parse_args(argv)
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    args.arch = args.arch or (['tiny'] if args.smoke else ['tiny', 'small'])
+    args.pairs = args.pairs or (3 if args.smoke else MIN_ROUNDS)
+    args.batch_size = args.batch_size or (4 if args.smoke else 16)
+    args.scale = args.scale or (0.2 if args.smoke else 0.5 if args.device == 'cpu' else 1.0)
+    args.data = args.data or Path(os.environ.get('NAVIT_DATA', '../shared/data'))
+    if (args.pairs < MIN_ROUNDS) != args.smoke or args.pairs < 2:
+        parser.error(
+            f'--pairs {args.pairs}: figures need {MIN_ROUNDS}; with --smoke there are none, '
+            f'and 2 to {MIN_ROUNDS - 1} pairs will do'
+        )
+    if args.out and args.out.suffix not in ('.md', '.json'):
+        parser.error(f'--out {args.out}: the name must end in .md or .json')
+    return args
+
+
+def setting_of(args: argparse.Namespace) -> Setting:
+    """The parsed command line, with the sizes of the photos."""
+    path = args.data / 'coco128/annotations/instances_train2017.json'
+    return Setting(
+        device=torch.device(args.device),
+        rounds=args.pairs,
+        sizes=photo_sizes(path, args.scale) if path.exists() else [],
+        batch_size=args.batch_size,
+        smoke=args.smoke,
+    )
+
+
+def header_of(setting: Setting, scale: float) -> dict[str, str]:
+    """What the figures were measured on, and with what."""
+    longest = max(map(num_tokens, setting.sizes), default=0)
+    return machine(setting.device) | {
+        'precision': 'float32' if setting.device.type == 'cpu' else 'bfloat16 autocast',
+        'step': f'forward + backward of {setting.batch_size} photos, patch {PATCH_SIZE}',
+        'sizes': f"those of coco128's photos times {scale:g}, at most {longest} tokens",
+        'rounds': str(setting.rounds),
+    }
+
+
+def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]:
+    """All lines of one row's name."""
+    if row in ALONE:
+        return ALONE[row](setting)
+    if not setting.sizes:
+        reason = (
+            'skipped: no coco128/annotations/instances_train2017.json; set NAVIT_DATA or --data'
+        )
+        return [Result(what=row, figure=reason)]
+    return [result for name in archs for result in ON_PHOTOS[row](setting, name)]
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    setting = setting_of(args)
+    header, results = header_of(setting, args.scale), []
+    for row in args.only:
+        results += results_of(row, setting, args.arch)
+        if args.out:
+            write(args.out, header, results)
+    print(as_markdown(header, results))
+
+
+if __name__ == '__main__':
+    main()

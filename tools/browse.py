@@ -1,0 +1,143 @@
+"""Show the data as the model will see it.
+
+    python tools/browse.py CONFIG --out-dir DIR
+
+Writes one picture per sample (patch grid, token count, boxes with their classes) and `batch.png`,
+the packed batch beside what padding it would cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.structures import BaseDataElement
+from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
+from navit_backbone.tasks.common.resize import find_resize
+from navit_backbone.tasks.common.sampling import SeededSampler
+from rich.progress import track
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', type=Path)
+    parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
+    parser.add_argument('--num', type=int, default=16, help='samples to show (16)')
+    parser.add_argument('--batch-size', type=int, help="examples in batch.png (the config's)")
+    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
+    parser.add_argument('--seed', type=int, default=0, help='as in training (0)')
+    parser.add_argument('--epoch', type=int, default=0, help='counted from 0 (0)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    args = parser.parse_args()
+    if args.num < 1 or (args.batch_size is not None and args.batch_size < 1):
+        parser.error(f'--num {args.num} and --batch-size {args.batch_size} must be at least 1')
+    return args
+
+
+def main() -> None:
+    """Run; a user's mistake ends with a sentence, not a traceback."""
+    args = parse_args()
+    try:
+        browse(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+
+
+def browse(args: argparse.Namespace) -> None:
+    """Draw the first samples of the asked epoch, in the order of training."""
+    config = load_config(args)
+    loader = config[f'{args.split}_dataloader']
+    dataset = build_dataset(config, loader)
+    patch_size = patch_size_of(config, dataset)
+    sampler = SeededSampler(dataset, shuffle=args.split == 'train', seed=args.seed)
+    sampler.set_epoch(args.epoch)
+    batch_size = min(args.batch_size or loader.get('batch_size', 1), len(dataset))
+    num = min(args.num, len(dataset))
+    indices = list(sampler)[: max(num, batch_size)]
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number, index in enumerate(track(indices, description='drawing')):
+        shown = shown_of(dataset[index], dataset.metainfo.get('classes', ()))
+        samples.append(shown)
+        if number < num:
+            name = f'{number:04d}_{Path(shown.name).stem}.png'
+            sample_picture(shown, patch_size).save(args.out_dir / name)
+    images = [shown.image for shown in samples[:batch_size]]
+    batch_picture(images, patch_size).save(args.out_dir / 'batch.png')
+    report(samples[:num], patch_size, args.out_dir)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with its overrides, its default scope in force."""
+    if not args.config.is_file():
+        raise ValueError(f'no config at {args.config}: give the path of a file, as in configs/')
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    if config.get(f'{args.split}_dataloader') is None:
+        raise ValueError(f'{args.config} has no {args.split}_dataloader: choose another --split')
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    return config
+
+
+def build_dataset(config: Config, loader: ConfigDict) -> Any:
+    """The data set as the runner would build it."""
+    try:
+        return DATASETS.build(loader.dataset)
+    except (KeyError, TypeError) as error:  # an unknown type or argument in the config
+        raise ValueError(f'the data set of {config.filename} cannot be built: {error}') from error
+
+
+def patch_size_of(config: Config, dataset: Any) -> int:
+    """The patch of the model, or of the pipeline where the config has no NaViT backbone."""
+    backbone = config.get('model', {}).get('backbone', {})
+    if 'patch_size' in backbone:
+        return int(backbone['patch_size'])
+    resize = find_resize(dataset.pipeline.transforms) if hasattr(dataset, 'pipeline') else None
+    if resize is None:
+        print('neither model.backbone nor the pipeline names a patch size: showing patches of 16')
+    return 16 if resize is None else resize.patch_size
+
+
+def shown_of(packed: dict[str, Any], classes: tuple[str, ...]) -> Shown:
+    """What Pack*Inputs of mmdet or mmseg made of a sample."""
+    sample: BaseDataElement = packed['data_samples']
+    instances = sample.get('gt_instances')
+    marks: dict[str, Any] = {}
+    if instances is not None:
+        boxes = instances.bboxes
+        labels = instances.labels.tolist()
+        marks['boxes'] = getattr(boxes, 'tensor', boxes).numpy()
+        marks['labels'] = [classes[i] if i < len(classes) else str(i) for i in labels]
+        marks['classes'] = labels
+        if 'masks' in instances:
+            marks['masks'] = instances.masks.to_ndarray().astype(bool)
+    if sample.get('gt_sem_seg') is not None:
+        marks['regions'] = sample.gt_sem_seg.data[0].numpy()
+    image = packed['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # the loaders give BGR
+    return Shown(
+        image=np.ascontiguousarray(image),
+        name=Path(sample.get('img_path', 'sample')).name,
+        native_size=sample.get('ori_shape'),
+        **marks,
+    )
+
+
+def report(samples: list[Shown], patch_size: int, out_dir: Path) -> None:
+    """Say where the pictures are and how many tokens they take."""
+    tokens = [int(np.prod(grid_of(shown.image.shape[:2], patch_size))) for shown in samples]
+    print(
+        f'{len(tokens)} samples in {out_dir}, and the packed batch in {out_dir / "batch.png"}\n'
+        f'tokens a sample: {min(tokens):,} to {max(tokens):,}, mean {np.mean(tokens):,.1f}'
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,160 @@
+"""Measuring that gives a figure only where it can stand: interleaved rounds, quartiles, spread.
+
+Arms that are compared run in turn, round by round, so that whatever else the machine does hits all
+of them alike. A time is the lower quartile of its rounds: noise only ever adds. The spread of a
+comparison is the interquartile range of its per-round ratios, over their median; beyond 20 % there
+is no figure, nor is there one from fewer than 15 rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+
+import torch
+
+SPREAD_LIMIT = 0.20
+MIN_ROUNDS = 15
+
+
+def lower_quartile(values: Sequence[float]) -> float:
+    """A quarter of the values lie at or below it; between two values it is interpolated."""
+    return quantiles(values, n=4, method='inclusive')[0]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Interquartile range over median."""
+    low, middle, high = quantiles(values, n=4, method='inclusive')
+    return (high - low) / middle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Times of two arms in seconds; what stands at one index was measured in one round.
+
+    `work` is their work over ours, where the two do not do the same amount.
+    """
+
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    work: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        """How much faster ours does the same work: lower quartile over lower quartile."""
+        return lower_quartile(self.theirs) / lower_quartile(self.ours) / self.work
+
+    @property
+    def spread(self) -> float:
+        return spread([b / a for a, b in zip(self.ours, self.theirs, strict=True)])
+
+    @property
+    def is_steady(self) -> bool:
+        return self.spread <= SPREAD_LIMIT
+
+    def figure(self) -> str:
+        """The ratio with its spread, or why there is none."""
+        return figure_of(f'{self.ratio:.2f}', spread=self.spread, rounds=len(self.ours))
+
+
+def figure_of(value: str, *, spread: float, rounds: int) -> str:
+    """`value` with its spread, or why it is no figure."""
+    if rounds < MIN_ROUNDS:
+        return f'{rounds} rounds: no figure (smoke: {value}, spread {spread:.0%})'
+    if spread > SPREAD_LIMIT:
+        return f'spread {spread:.0%}: no figure'
+    return f'{value} (spread {spread:.0%})'
+
+
+def interleaved(
+    arms: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int,
+    label: str = '',
+    device: torch.device | None = None,
+) -> dict[str, list[float]]:
+    """Wall times of every arm for every round; an arm is called with the number of the round.
+
+    Two rounds warm up unmeasured. The order of the arms turns by one each round.
+    """
+    names = list(arms)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    started = time.monotonic()
+    for step in range(-2, rounds):
+        turn = step % len(names)
+        for name in names[turn:] + names[:turn]:
+            seconds = timed(lambda name=name: arms[name](step % rounds), device)
+            if step >= 0:
+                times[name].append(seconds)
+        show_progress(label, step + 3, rounds + 2, started)
+    return times
+
+
+def timed(call: Callable[[], object], device: torch.device | None = None) -> float:
+    """Wall seconds of one call, the device's work included."""
+    _wait_for(device)
+    start = time.perf_counter()
+    call()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device | None) -> None:
+    if device is not None and device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def show_progress(label: str, done: int, total: int, started: float) -> None:
+    """One line on stderr that is overwritten: what runs, how far it is, what is left."""
+    left = (time.monotonic() - started) / done * (total - done)
+    line = f'{label}: {done}/{total}, about {left:.0f} s left'
+    print(f'\r{line:<78}', end='\n' if done == total else '', file=sys.stderr, flush=True)
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What a figure was measured on."""
+    return {
+        'machine': _device_name(device),
+        'cores': str(os.cpu_count()),
+        'threads': str(torch.get_num_threads()),
+        'system': f'{platform.system()} {platform.machine()}',
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or 'unknown CPU'
+
+
+def resident_bytes(*, peak: bool) -> int:
+    """Resident memory of this process, now or at its peak.
+
+    Read from /proc: what `getrusage` calls the peak is inherited from the parent process.
+    """
+    field = 'VmHWM:' if peak else 'VmRSS:'
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'/proc/self/status has no line {field}')
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a new process could take on the device, without swapping."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path('/proc/meminfo').read_text().splitlines():
+        if line.startswith('MemAvailable:'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError('/proc/meminfo has no line MemAvailable:')
