@@ -51,6 +51,7 @@ def make_steps(torch: str) -> list[Step]:
     """The steps in their order: mmcv compiles against the torch that the first one installs."""
     pins = ('-c', 'requirements.txt')
     requirements = (ROOT / 'requirements.txt').read_text()
+    tools = str(ROOT / 'tools')
     mmcv = next(line for line in requirements.splitlines() if line.startswith('onedl-mmcv=='))
     return [
         Step(
@@ -70,9 +71,9 @@ def make_steps(torch: str) -> list[Step]:
         ),
         Step(
             'mmcv with compiled ops',
-            f'about 8 minutes on 2 cores, this machine has {os.cpu_count()}; seconds where pip has it',
+            f'about 8 minutes on 2 cores, {os.cpu_count()} are here; seconds where pip has it',
             pip=(*pins, '--no-build-isolation', mmcv),
-            check='import torch; from mmcv.ops import nms; nms(torch.ones(1, 4), torch.ones(1), 0.5)',
+            check='import torch, mmcv.ops as o; o.nms(torch.ones(1, 4), torch.ones(1), 0.5)',
             key=f'{mmcv} {torch}',
             # pip's cache may hold what was compiled against another torch
             renew=('--force-reinstall', '--no-deps', '--no-cache-dir'),
@@ -88,7 +89,7 @@ def make_steps(torch: str) -> list[Step]:
             'this project',
             'seconds',
             pip=('--no-deps', '--no-build-isolation', '-e', '.'),
-            check=f'from navit_backbone import tools; assert {str(ROOT / "tools")!r} in tools.__path__',
+            check=f'import navit_backbone.tools as t; assert t.__path__ == [{tools!r}], t.__path__',
             key=(ROOT / 'pyproject.toml').read_text(),
         ),
     ]
@@ -191,8 +192,10 @@ def is_whole(dist: metadata.Distribution, owners: Counter[str]) -> bool:
 def main() -> None:
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         version = '.'.join(map(str, sys.version_info[:2]))
-        sys.exit(f'{sys.prefix} has Python {version}, which is not one of 3.10, 3.11, 3.12: rm -r '
-                 f'{sys.prefix}, then make setup PYTHON=python3.11')
+        sys.exit(
+            f'{sys.prefix} has Python {version}, which is not one of 3.10, 3.11, 3.12: rm -r '
+            f'{sys.prefix}, then make setup PYTHON=python3.11'
+        )
     if sys.prefix == sys.base_prefix:
         sys.exit(f'{sys.executable} is no virtual environment: use `make setup`')
     STAMPS.mkdir(exist_ok=True)

@@ -170,7 +170,7 @@ def _refuse_code(config_text: str, file: Path) -> None:
     An Inferencer that is given a checkpoint alone runs this text as Python.
     """
     # mmengine replaces {{ }} and follows _base_ before it parses: what runs is not what stands here
-    plain = '{{' not in config_text and '_base_' not in config_text
+    plain = '{{' not in config_text
     try:
         nodes = list(ast.walk(ast.parse(config_text)))
     except (SyntaxError, ValueError, RecursionError):
@@ -178,6 +178,8 @@ def _refuse_code(config_text: str, file: Path) -> None:
     for node in nodes:
         dict_call = isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict'
         plain &= isinstance(node, _VALUES) and (dict_call or not isinstance(node, ast.Call))
+        plain &= getattr(node, 'id', '') != '_base_'
+        plain &= getattr(node, 'id', '') != '_base_'
     if not plain:
         raise UnsafeWeightsError(
             f'{file}: the config stored in this checkpoint does more than state values, so it is '

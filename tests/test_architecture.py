@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# A module imports from the floors before its own, and from its own folder; '' is the package itself.
+# A module imports from the floors before its own and from its own folder; '' is the package.
 LIBRARY = ['packing', 'packer', 'attention', 'position', 'layers', 'pooling', 'vit', '']
 LIBRARY += ['weight_files', 'families', 'checkpoint', 'backbone']
 FLOORS = [*LIBRARY, 'tasks.common', 'tasks', 'tools', 'tests']
@@ -129,6 +129,8 @@ def test_a_fault_is_found(name, source):
 
 
 def test_what_is_right_is_no_fault():
-    source = 'from ..common.norm import LayerNorm2d\nimport mmdet\ndef f():\n    torch.cuda.synchronize()'
+    source = (
+        'from ..common.norm import LayerNorm2d\nimport mmdet\ndef f(): torch.cuda.synchronize()'
+    )
     assert faults('navit_backbone.tasks.detection.model', source) == []
     assert faults('navit_backbone.tools.train', 'def f():\n    import mmdet.apis') == []

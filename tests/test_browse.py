@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from navit_backbone.tasks.common import pictures
 from navit_backbone.tasks.common.drawings import CLASSES
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
@@ -19,7 +21,6 @@ from navit_backbone.tasks.common.resize import token_budget_size
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.common.sampling import SeededSampler
 from navit_backbone.tools import browse as tool
-from PIL import Image
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'browse.py'
 
@@ -128,6 +129,7 @@ def test_regions_and_masks_tint_what_they_cover_alone():
 
 CONFIG = """
 default_scope = 'mmdet'
+data_root = {root!r}
 custom_imports = dict(imports=['navit_backbone.tasks.common'], allow_failed_imports=False)
 model = dict(backbone=dict(type='NaViTBackbone', patch_size=14))
 train_dataloader = dict(
@@ -188,6 +190,7 @@ def test_browse_draws_the_first_samples_of_training(config, tmp_path):
             ['CONFIG', '--cfg-options', 'train_dataloader.dataset.ann_file=gone.json'],
             'gone.json',
         ),
+        (['CONFIG', '--cfg-options', 'data_root=gone/folder'], 'gone/folder'),
         (['CONFIG', '--cfg-options', 'train_dataloader.dataset.typo=1'], 'typo'),
         (['CONFIG', '--cfg-options', 'train_dataloader.dataset.type=NoSuchSet'], 'NoSuchSet'),
         (['CONFIG', '--num', '0'], 'at least 1'),

@@ -225,7 +225,7 @@ def test_config_that_mmengine_writes_passes(tmp_path):
         dict(
             model=dict(type='A', sizes=[(1, 2), (3, -4.5)], name=None, on=True, text="it's"),
             custom_imports=dict(imports=['navit_backbone.backbone'], allow_failed_imports=False),
-            pipeline=[dict(type='Load'), dict(type='Pack', meta_keys=('a', 'b'))],
+            pipeline=[dict(type='Load', octave_base_scale=4), dict(type='Pack', meta_keys=('a', 'b'))],
             mapping={'1x1': 2, 3: 'four'},
         )
     )

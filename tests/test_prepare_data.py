@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+
 from navit_backbone.tasks.common import sample_set
 from navit_backbone.tasks.common.drawings import CLASSES, draw
 from navit_backbone.tasks.common.sample_set import write_sample_set

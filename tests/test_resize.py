@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import TRANSFORMS
+
 from navit_backbone.tasks.common.random_tokens import RandomTokens
 from navit_backbone.tasks.common.resize import ResizeToTokenBudget, find_resize, token_budget_size
 from navit_backbone.tasks.common.sample import BadSampleError, SampleSeed

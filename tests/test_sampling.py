@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATA_SAMPLERS, HOOKS
+from PIL import Image
+from torch.utils.data import DataLoader
+
 from navit_backbone.tasks.common import dataset as dataset_module
 from navit_backbone.tasks.common import sampling
 from navit_backbone.tasks.common.dataset import SeededSamples
 from navit_backbone.tasks.common.resize import ResizeToTokenBudget
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex, SampleSeed, seeded
-from PIL import Image
-from torch.utils.data import DataLoader
 
 
 class Photos(SeededSamples, BaseDataset):
@@ -352,9 +353,17 @@ def test_when_nothing_can_be_read_the_error_says_where_to_look(tmp_path):
         Photos(tmp_path, pipeline())[SampleIndex(0, (0, 0, 0))]
 
 
-def test_the_hook_lists_all_bad_samples_at_the_end(mixed, caplog):
+WRAPPERS = {
+    'alone': lambda dataset: dataset,
+    'joined': lambda dataset: ConcatDataset([dataset]),
+    'repeated': lambda dataset: RepeatDataset(dataset, times=1),
+}
+
+
+@pytest.mark.parametrize('wrap', WRAPPERS.values(), ids=WRAPPERS)
+def test_the_hook_lists_all_bad_samples_at_the_end(mixed, caplog, wrap):
     folder, bad = mixed
-    dataset = Photos(folder, pipeline())
+    dataset = wrap(Photos(folder, pipeline()))
     epochs(dataset, 2, num_epochs=1)
     logger = logging.getLogger('run')
     runner = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset), logger=logger)

@@ -1,1 +1,1 @@
-"""Entry points: `python tools/train.py` in a clone, `python -m navit_backbone.tools.train` elsewhere."""
+"""Entry points: `tools/train.py` in a clone, `-m navit_backbone.tools.train` anywhere."""

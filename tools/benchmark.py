@@ -43,6 +43,7 @@ from navit_backbone.tools.benchmark_arms import (
     siglip2_inputs,
     siglip2_model,
     size_of_equal_flops,
+    step_memory,
 )
 from navit_backbone.tools.measure import (
     MIN_ROUNDS,
@@ -52,7 +53,6 @@ from navit_backbone.tools.measure import (
     interleaved,
     lower_quartile,
     machine,
-    resident_bytes,
     show_progress,
     spread,
 )
@@ -156,24 +156,40 @@ def uniform_rows(setting: Setting, name: str) -> list[Result]:
 
 
 def siglip2_rows(setting: Setting, name: str) -> list[Result]:
-    """Packing is in our time; theirs starts from patches that are padded already."""
-    what = f'packed against Siglip2VisionModel, {name}'
+    """Padded to a fixed `max_num_patches`, as its processor pads, and to the longest of the batch.
+
+    Sizes stay as they are: its processor would resize all pictures to that number. Packing is in
+    our time; theirs starts from patches that are padded already.
+    """
+    what = 'packed against Siglip2VisionModel'
     if find_spec('transformers') is None:
         return [Result(what=what, figure='skipped: transformers is not installed')]
     ours, batches = setting.navit(name), setting.batches()
-    inputs = [siglip2_inputs(batch) for batch in batches]
     theirs = Step(siglip2_model(ARCHS[name]), dim=ARCHS[name].embed_dims, device=setting.device)
+    of_all = [max(map(num_tokens, setting.sizes))] * len(batches)
+    of_batch = [max(batch.lengths) for batch in batches]
+    fixed, tight = (
+        [siglip2_inputs(batch, n) for batch, n in zip(batches, longest, strict=True)]
+        for longest in (of_all, of_batch)
+    )
     times = setting.times(
         f'siglip2, {name}',
         {
             'packed': lambda i: ours.packed(batches[i].pack()),
-            'siglip2': lambda i: theirs.siglip2(inputs[i]),
+            'padded to a fixed max_num_patches': lambda i: theirs.siglip2(fixed[i]),
+            "padded to the batch's longest": lambda i: theirs.siglip2(tight[i]),
         },
     )
-    padded = [[max(batch.lengths)] * len(batch.sizes) for batch in batches]
-    flops = _flops(padded, name) / _flops([batch.lengths for batch in batches], name)
-    comparison = Comparison(ours=times['packed'], theirs=times['siglip2'])
-    return [_compared(what, comparison, flops=flops, target='1.5')]
+    real = _flops([batch.lengths for batch in batches], name)
+    return [
+        _compared(
+            f'{what}, {arm}, {name}',
+            Comparison(ours=times['packed'], theirs=times[arm]),
+            flops=_flops([[n] * setting.batch_size for n in longest], name) / real,
+            target='1.5',
+        )
+        for arm, longest in zip(list(times)[1:], (of_all, of_batch), strict=True)
+    ]
 
 
 def memory_rows(setting: Setting) -> list[Result]:
@@ -203,23 +219,6 @@ def memory_rows(setting: Setting) -> list[Result]:
 def _in_new_process(count: int, side: int, device: torch.device) -> int:
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
         return pool.submit(step_memory, count, side, device.type, torch.get_num_threads()).result()
-
-
-def step_memory(count: int, side: int, device_type: str, threads: int) -> int:
-    """Bytes that a step on `count` square pictures takes at its peak, beyond model and libraries."""
-    torch.set_num_threads(threads)
-    device = torch.device(device_type)
-    step = Step(NaViT('tiny'), dim=ARCHS['tiny'].embed_dims, device=device)
-    step.packed(Batch.of([(PATCH_SIZE, PATCH_SIZE)], seed=0, device=device).packed)
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-    else:
-        before = resident_bytes(peak=False)
-    step.packed(Batch.of([(side, side)] * count, seed=0, device=device).packed)
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) - before
-    return resident_bytes(peak=True) - before
 
 
 def packer_rows(setting: Setting) -> list[Result]:
@@ -367,6 +366,7 @@ def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]
 
 
 def main() -> None:
+    """Measure, write, print."""
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

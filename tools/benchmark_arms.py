@@ -1,4 +1,4 @@
-"""What `benchmark.py` compares: one NaViT packed and padded, Hugging Face's Siglip2, and their FLOPs.
+"""What `benchmark.py` compares: one NaViT packed and padded, Siglip2, and their FLOPs.
 
 All arms of a row hold the same pictures on the same canvas and end in the same kind of loss.
 """
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from navit_backbone.layers import Attention
 from navit_backbone.packing import PackedPatches, Size, inside, pack_canvas, unpack_canvas
-from navit_backbone.vit import Arch, NaViT
+from navit_backbone.tools.measure import resident_bytes
+from navit_backbone.vit import ARCHS, Arch, NaViT
 
 PATCH_SIZE = 16
 
@@ -27,7 +28,7 @@ PATCH_SIZE = 16
 class Batch:
     """Pictures in the upper left corners of one canvas, as OpenMMLab pads them."""
 
-    canvas_BCHW: Tensor
+    canvas: Tensor  # [B, 3, height, width]
     sizes: list[Size]  # (height, width) of each, in pixels
     packed: PackedPatches  # made beforehand, for arms whose own packing is not what is timed
 
@@ -41,12 +42,12 @@ class Batch:
         for slot, (h, w) in zip(canvas, sizes, strict=True):
             slot[:, :h, :w] = torch.randn(3, h, w, generator=generator)
         canvas, sizes = canvas.to(device), list(sizes)
-        return cls(canvas_BCHW=canvas, sizes=sizes, packed=pack_canvas(canvas, sizes, PATCH_SIZE))
+        return cls(canvas=canvas, sizes=sizes, packed=pack_canvas(canvas, sizes, PATCH_SIZE))
 
     @property
     def grid(self) -> Size:
         """The canvas in patches."""
-        height, width = self.canvas_BCHW.shape[2:]
+        height, width = self.canvas.shape[2:]
         return height // PATCH_SIZE, width // PATCH_SIZE
 
     @property
@@ -61,12 +62,12 @@ class Batch:
 
     def pack(self) -> PackedPatches:
         """The pictures alone, packed now."""
-        return pack_canvas(self.canvas_BCHW, self.sizes, PATCH_SIZE)
+        return pack_canvas(self.canvas, self.sizes, PATCH_SIZE)
 
     def pack_whole(self) -> PackedPatches:
         """The canvas as it is: padding counts as picture."""
-        size = (self.canvas_BCHW.shape[2], self.canvas_BCHW.shape[3])
-        return pack_canvas(self.canvas_BCHW, [size] * len(self.sizes), PATCH_SIZE)
+        size = (self.canvas.shape[2], self.canvas.shape[3])
+        return pack_canvas(self.canvas, [size] * len(self.sizes), PATCH_SIZE)
 
 
 def num_tokens(size: Size) -> int:
@@ -97,7 +98,7 @@ def draw_batches(sizes: Sequence[Size], num: int, batch_size: int) -> list[list[
 
 
 def forward_flops(lengths: Sequence[int], arch: Arch) -> float:
-    """FLOPs of the forward pass over segments of these lengths; the backward pass has twice as many.
+    """FLOPs of the forward pass over segments of these lengths; backward has twice as many.
 
     A multiply-add is two. Per block 24 D^2 T + 4 D sum(n^2) where the MLP is 4 D wide; norms,
     activations and positions are left out.
@@ -178,7 +179,7 @@ def masked_attention(attn: Attention, x_BND: Tensor, mask: Tensor) -> Tensor:
 
 
 def siglip2_model(arch: Arch) -> nn.Module:
-    """Hugging Face's vision tower of the same shape, with random weights and without its pooling."""
+    """Hugging Face's vision tower of the same shape: random weights, no pooling."""
     from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
     config = Siglip2VisionConfig(
@@ -193,15 +194,31 @@ def siglip2_model(arch: Arch) -> nn.Module:
     return Siglip2VisionModel(config)
 
 
-def siglip2_inputs(batch: Batch) -> dict[str, Tensor]:
-    """What its processor would hand over: patches padded to the longest of the batch."""
+def siglip2_inputs(batch: Batch, max_num_patches: int) -> dict[str, Tensor]:
+    """What its processor hands over: the patches of each picture, padded to one number of them."""
     packed = batch.packed
-    longest = int(packed.lengths.max())
     rows = packed.patches.split(packed.lengths.tolist())
+    pad = (F.pad(row, (0, 0, 0, max_num_patches - len(row))) for row in rows)
+    mask = torch.arange(max_num_patches) < packed.lengths[:, None]
     return {
-        'pixel_values': torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows]),
-        'pixel_attention_mask': (torch.arange(longest) < packed.lengths[:, None]).to(
-            packed.patches.device, torch.int64
-        ),
+        'pixel_values': torch.stack(list(pad)),
+        'pixel_attention_mask': mask.to(packed.patches.device, torch.int64),
         'spatial_shapes': packed.grids[:, 1:],
     }
+
+
+def step_memory(count: int, side: int, device_type: str, threads: int) -> int:
+    """Bytes that a step on `count` square pictures takes at its peak, beyond the model's."""
+    torch.set_num_threads(threads)
+    device = torch.device(device_type)
+    step = Step(NaViT('tiny'), dim=ARCHS['tiny'].embed_dims, device=device)
+    step.packed(Batch.of([(PATCH_SIZE, PATCH_SIZE)], seed=0, device=device).packed)
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        before = resident_bytes(peak=False)
+    step.packed(Batch.of([(side, side)] * count, seed=0, device=device).packed)
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) - before
+    return resident_bytes(peak=True) - before

@@ -17,10 +17,11 @@ import numpy as np
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import BaseDataElement
+from rich.progress import track
+
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import find_resize
 from navit_backbone.tasks.common.sampling import SeededSampler
-from rich.progress import track
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=16, help='samples to show (16)')
     parser.add_argument('--batch-size', type=int, help="examples in batch.png (the config's)")
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--seed', type=int, default=0, help='as in training (0)')
+    parser.add_argument('--seed', type=int, help="of the draws (the config's randomness.seed)")
     parser.add_argument('--epoch', type=int, default=0, help='counted from 0 (0)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
@@ -57,7 +58,8 @@ def browse(args: argparse.Namespace) -> None:
     loader = config[f'{args.split}_dataloader']
     dataset = build_dataset(config, loader)
     patch_size = patch_size_of(config, dataset)
-    sampler = SeededSampler(dataset, shuffle=args.split == 'train', seed=args.seed)
+    seed = config.get('randomness', {}).get('seed') or 0 if args.seed is None else args.seed
+    sampler = SeededSampler(dataset, shuffle=args.split == 'train', seed=seed)
     sampler.set_epoch(args.epoch)
     batch_size = min(args.batch_size or loader.get('batch_size', 1), len(dataset))
     num = min(args.num, len(dataset))
@@ -80,11 +82,22 @@ def load_config(args: argparse.Namespace) -> Config:
     if not args.config.is_file():
         raise ValueError(f'no config at {args.config}: give the path of a file, as in configs/')
     config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    override(config, args.cfg_options or {})
     if config.get(f'{args.split}_dataloader') is None:
         raise ValueError(f'{args.config} has no {args.split}_dataloader: choose another --split')
     init_default_scope(config.get('default_scope', 'mmengine'))
     return config
+
+
+def override(config: Config, options: dict[str, Any]) -> None:
+    """Merge `--cfg-options`; `data_root` and `classes` reach every data set of a detector."""
+    if config.get('default_scope') == 'mmdet':
+        # not at the top: the pictures of other tasks must not need mmdet
+        from navit_backbone.tasks.detection import data
+
+        data.override(config, options)
+    else:
+        config.merge_from_dict(options)
 
 
 def build_dataset(config: Config, loader: ConfigDict) -> Any:

@@ -89,18 +89,18 @@ def interleaved(
     for step in range(-2, rounds):
         turn = step % len(names)
         for name in names[turn:] + names[:turn]:
-            seconds = timed(lambda name=name: arms[name](step % rounds), device)
+            seconds = timed(arms[name], step % rounds, device)
             if step >= 0:
                 times[name].append(seconds)
         show_progress(label, step + 3, rounds + 2, started)
     return times
 
 
-def timed(call: Callable[[], object], device: torch.device | None = None) -> float:
+def timed(arm: Callable[[int], object], number: int, device: torch.device | None) -> float:
     """Wall seconds of one call, the device's work included."""
     _wait_for(device)
     start = time.perf_counter()
-    call()
+    arm(number)
     _wait_for(device)
     return time.perf_counter() - start
 

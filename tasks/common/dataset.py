@@ -136,14 +136,24 @@ class BadSampleHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        found = all_gather_object(getattr(dataset, 'bad_samples', []))
-        bad = sorted({sample for part in found for sample in part})
+        own = [sample for part in _seeded_parts(dataset) for sample in part.bad_samples]
+        bad = sorted({sample for rank in all_gather_object(own) for sample in rank})
         if bad:
-            names = '\n'.join(f'  {index}: {file}' for index, file in bad)
+            names = '\n'.join(f'  {file} (sample {index})' for index, file in bad)
             runner.logger.warning(
                 f'{len(bad)} of {len(dataset)} samples were bad and were replaced; correct or '
                 f'remove them:\n{names}'
             )
+
+
+def _seeded_parts(dataset: Any) -> Iterator[SeededSamples]:
+    """The data sets with this mixin that `dataset` is, wraps or joins."""
+    if isinstance(dataset, SeededSamples):
+        yield dataset
+    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
+    for part in [*inner, *getattr(dataset, 'datasets', ())]:
+        if part is not None:
+            yield from _seeded_parts(part)
 
 
 def _file_of(info: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Drawings of coloured shapes on textured paper: a detection and segmentation set out of nothing.
 
 A drawing is a function of (seed, split, number) alone. Sides run from 96 to 320 pixels and aspects
-from 0.4 to 2.5, so that what handles one size only fails on it.
+from 0.4 to 2.5, so that what handles one size only fails on it. The form makes the class; the
+colour tells an object from the paper, and no more.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import cv2
 import numpy as np
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
-_HUES = dict(circle=0, square=108, triangle=55, star=26, ring=150)  # OpenCV's, of 180
 _SMOOTH = 4  # shapes are drawn this many times finer, then averaged
 
 
@@ -37,7 +37,7 @@ def draw(seed: int, split: str, number: int) -> Drawing:
         alpha = _free_spot(random, CLASSES[label], masks, h, w)
         if alpha is None:
             continue  # no room left; the first shape always finds some
-        image = _paint(random, image, alpha, _HUES[CLASSES[label]])
+        image = _paint(random, image, alpha)
         covers = alpha > 0.5
         masks = [*(mask & ~covers for mask in masks), covers]
         labels.append(label)
@@ -76,9 +76,14 @@ def _free_spot(
         centre = [random.uniform(radius, side - radius) for side in (w, h)]
         alpha = _shape(name, np.array(centre), radius, random.uniform(0, 2 * np.pi), (h, w))
         box = _filled_box(alpha > 0.5)
-        if all((_filled_box(mask) & box).sum() <= 0.1 * box.sum() for mask in masks):
+        if all(_overlap(_filled_box(mask), box) <= 0.1 for mask in masks):
             return alpha
     return None
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of the smaller of two areas that lies in the other one."""
+    return (a & b).sum() / min(a.sum(), b.sum())
 
 
 def _filled_box(mask: np.ndarray) -> np.ndarray:
@@ -104,12 +109,10 @@ def _shape(
     return cv2.resize(fine, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _paint(
-    random: np.random.Generator, image: np.ndarray, alpha: np.ndarray, hue: int
-) -> np.ndarray:
-    """`image` with a shape on it, of nearly the given hue, lit from one side."""
+def _paint(random: np.random.Generator, image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """`image` with a shape on it in any bright colour, lit from one side."""
     h, w = alpha.shape
-    colour = [(hue + random.integers(-7, 8)) % 180, random.integers(170, 250), 255]
+    colour = [random.integers(180), random.integers(170, 250), 255]
     colour = cv2.cvtColor(np.array([[colour]], dtype=np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
     direction = random.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:h, :w] / max(h, w)

@@ -1,0 +1,145 @@
+"""A trained detector on pictures that no data set lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.structures import DetDataSample
+from mmengine.config import Config, ConfigDict
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+from ..common.loaded_weights import check_fit
+from .data import class_names, palette, set_num_classes
+
+
+class Detector:
+    """A model and its test pipeline: a file in, boxes in the file's own pixels out."""
+
+    def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        self.classes = _classes(cfg, content, checkpoint)
+        self.model = _build(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
+        loader, *rest = cfg.test_dataloader.dataset.pipeline
+        self.load, self.prepare = Compose([loader]), Compose(rest)
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """The picture as the pipeline's first transform loads it; whatever that raises."""
+        results: dict[str, Any] = self.load({'img_path': str(file), 'img_id': 0})
+        return results
+
+    @torch.no_grad()
+    def find(self, results: dict[str, Any]) -> list[dict[str, Any]]:
+        """The objects in a picture that was read, the surest first."""
+        batch = {key: [value] for key, value in self.prepare(results).items()}
+        sample: DetDataSample = self.model.test_step(batch)[0]
+        return self._objects(sample)
+
+    def _objects(self, sample: DetDataSample) -> list[dict[str, Any]]:
+        found = sample.pred_instances.cpu()
+        found = found[found.scores.argsort(descending=True)]
+        objects = []
+        for box, score, label in zip(
+            found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        ):
+            x1, y1, x2, y2 = box
+            objects.append(
+                {
+                    'category_id': label,
+                    'category_name': self.classes[label],
+                    'score': score,
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                }
+            )
+        return objects
+
+
+def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
+    """The class names that the checkpoint was trained with, else those of the config's data."""
+    meta = content.get('meta') or {}
+    classes = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}
+    if classes.get('classes'):
+        return tuple(classes['classes'])
+    try:
+        return class_names(cfg.test_dataloader.dataset)
+    except ValueError as error:
+        raise ValueError(
+            f'{checkpoint} holds no class names (tools/train.py saves them), and those of the data '
+            f'are not at hand: {error}'
+        ) from error
+
+
+def _build(
+    model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
+) -> nn.Module:
+    set_num_classes(model_cfg, num_classes)
+    model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
+    state = content.get('state_dict', content)
+    check_fit(model, state, checkpoint)
+    model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
+    return model
+
+
+def with_flips(cfg: Config) -> None:
+    """Turn a config's test into one on every picture and its mirror image, boxes merged."""
+    if 'tta_model' not in cfg:
+        nms = dict(type='nms', iou_threshold=0.5)
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+    if 'tta_pipeline' not in cfg:
+        *rest, pack = deepcopy(cfg.test_dataloader.dataset.pipeline)
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        pack['meta_keys'] = (*pack.get('meta_keys', keys), 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [*rest, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+# --------------------------------------------------------------------------------------------------
+# Drawing
+
+
+def annotated(
+    image: np.ndarray, objects: Sequence[Mapping[str, Any]], num_classes: int
+) -> Image.Image:
+    """The picture [h, w, 3] (RGB) at its own size, with a box and a label per object."""
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    line, font = max(2, round(side / 350)), ImageFont.load_default(min(40, max(12, side / 45)))
+    colours = palette(num_classes)
+    for item in reversed(objects):  # the surest on top
+        x, y, w, h = item['bbox']
+        colour = colours[item['category_id']]
+        draw.rectangle((x, y, x + w, y + h), outline=colour, width=line)
+        _label(
+            draw, picture.size, (x, y), f'{item["category_name"]} {item["score"]:.2f}', colour, font
+        )
+    return picture
+
+
+def _label(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    corner: tuple[float, float],
+    text: str,
+    colour: tuple[int, int, int],
+    font: Any,
+) -> None:
+    """A filled label above a box's upper left corner, moved to lie within the picture."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = max(0, min(corner[0], size[0] - width))
+    y = max(0, min(corner[1] - height, size[1] - height))
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 3 - left, y + 3 - top), text, fill='black' if bright else 'white', font=font)

@@ -1,0 +1,179 @@
+"""What the tools share: configs and overrides, and a user's mistakes told in a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner
+from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
+
+from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
+
+# What a constructor says to an argument that it does not know, or that it lacks.
+_CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config, and what changes in it."""
+    parser.add_argument('config', type=Path, help='a file of configs/')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        type=_assignment,
+        default={},
+        metavar='KEY=VALUE',
+        help='overrides, as optim_wrapper.optimizer.lr=1e-4 or data_root=/data/mine',
+    )
+
+
+def _assignment(text: str) -> str:
+    if '=' not in text.lstrip('='):
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE')
+    return text
+
+
+def read_config(path: Path, options: Mapping[str, Any]) -> Config:
+    """A config with its overrides, in its scope, and with checks of what is loaded."""
+    if not path.is_file():
+        near = sorted(path.parent.glob('*.py')) if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, [item.name for item in near], 3, 0.3)
+        there = f': {path.parent} has {", ".join(close)}' if close else ': see configs/'
+        raise ValueError(f'no config at {path}{there}')
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        line = (error.text or '').strip()
+        raise ValueError(
+            f'{error.filename or path}, line {error.lineno}: {error.msg} ({line})'
+        ) from error
+    except ImportError as error:
+        raise ValueError(
+            f'{path} needs what cannot be imported here: {error.__cause__ or error}. '
+            'tools/doctor.py names what to install'
+        ) from error
+    except (NameError, AttributeError, LookupError, TypeError, AssertionError) as error:
+        raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    check_options(cfg, options)
+    override(cfg, options)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(hook['type'] == LoadedWeightsHook.__name__ for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=LoadedWeightsHook.__name__)]
+    return cfg
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Merge the overrides; in detection `data_root` and `classes` reach every data set."""
+    if cfg.get('default_scope') == 'mmdet':
+        from navit_backbone.tasks.detection import data
+
+        data.override(cfg, options)
+    else:
+        cfg.merge_from_dict(dict(options))
+
+
+def follow_classes(cfg: Config, *splits: str) -> None:
+    """Let the model count the classes of its data."""
+    if cfg.get('default_scope') == 'mmdet':
+        from navit_backbone.tasks.detection import data
+
+        data.follow_classes(cfg, splits)
+
+
+def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Refuse an override whose key is nowhere in the config, before it changes nothing in silence.
+
+    A new key is right where a constructor takes it (beside `type`) or where the runner reads it.
+    """
+    for option in options:
+        node: Any = cfg._cfg_dict
+        keys = option.split('.')
+        for depth, key in enumerate(keys):
+            if isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
+                node = node[int(key)]
+            elif isinstance(node, dict) and key in node:
+                node = node[key]
+            elif node is None or (depth == 0 and key in _free_keys()):
+                break  # a part that was switched off, or one that only the runner knows
+            elif isinstance(node, dict) and 'type' in node and depth == len(keys) - 1:
+                break  # an argument that the constructor will judge
+            else:
+                raise ValueError(_unknown_key(option, keys[:depth], key, node))
+
+
+def _free_keys() -> set[str]:
+    """What a config need not have: the runner's own keys, and those that reach every data set."""
+    return {*inspect.signature(Runner.__init__).parameters, 'data_root', 'classes', 'sync_bn'}
+
+
+def _unknown_key(option: str, parents: list[str], key: str, node: Any) -> str:
+    names = list(node) if isinstance(node, dict) else [str(i) for i in range(len(node or ()))]
+    if not parents:
+        names += _free_keys()
+    close = difflib.get_close_matches(key, names, 3)
+    place = f"'{'.'.join(parents)}'" if parents else 'the config'
+    hint = f'did you mean {" or ".join(close)}?' if close else f'it has {", ".join(names[:12])}'
+    return f'--cfg-options {option}: {place} has no {key!r}; {hint}'
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a config: mmengine's, or the one that `runner_type` names."""
+    runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return runner
+
+
+def without_pretraining(cfg: Config) -> None:
+    """Leave out the file that training starts from: a checkpoint holds all weights."""
+    backbone = cfg.model.get('backbone')
+    if isinstance(backbone, ConfigDict):
+        backbone.init_cfg = None
+
+
+def run(work: Callable[[], int | None], config: Path | None = None) -> None:
+    """Do the work of a tool; a user's mistake ends with a sentence, anything else with a traceback.
+
+    NAVIT_TRACEBACK=1 shows the traceback of mistakes too.
+    """
+    try:
+        sys.exit(work())
+    except KeyboardInterrupt:
+        sys.exit('stopped')
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        told = mistake(error, config)
+        if told is None or os.environ.get('NAVIT_TRACEBACK'):
+            raise
+        sys.exit(f'error: {told}')
+
+
+def mistake(error: Exception, config: Path | None = None) -> str | None:
+    """What to tell where an error is the user's to correct; None where it is a fault of ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = Path(frames[-1].filename).resolve() if frames else Path()
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError):
+        return text
+    ours = [Path(str(part.__file__)).resolve().parent for part in (backbone, tasks)]
+    ours.append(Path(__file__).resolve().parent)
+    if isinstance(error, ValueError):
+        if 'Original Traceback' in text:  # of a worker that loads data: the sentence stands last
+            text = text.strip().splitlines()[-1].split(': ', 1)[-1]
+        told = type(error).__module__.startswith('navit_backbone')
+        return text if told or any(folder in where.parents for folder in ours) else None
+    if where.name != 'build_functions.py':
+        return None
+    if isinstance(error, TypeError) and not _CONSTRUCTOR.search(text):
+        return None
+    text = ' '.join(text.split('. Please check')[0].split())
+    return f'{config}: {text}; correct this key in the config or in --cfg-options'

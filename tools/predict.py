@@ -1,0 +1,140 @@
+"""Find objects in pictures.
+
+    python tools/predict.py CONFIG CHECKPOINT INPUT... --out-dir DIR
+
+INPUT is a picture or a folder, which is searched with all folders in it. DIR gets each picture with
+its objects drawn, at its own size, and predictions.json: all objects in COCO's form, boxes as
+[x, y, width, height] in the pictures' own pixels. Exit status 3: some pictures could not be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.device import get_device
+from navit_backbone.tools.command_line import add_config_arguments, read_config, run
+from rich.progress import track
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+# What loading raises on a file that is broken or no picture.
+UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
+    parser.add_argument('inputs', type=Path, nargs='+', metavar='INPUT')
+    parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='draw objects from this score on (0.3)'
+    )
+    parser.add_argument('--device', default=get_device(), help='(%(default)s)')
+    return parser.parse_args()
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict picture by picture; 3 where some were skipped."""
+    files = find_pictures(args.inputs, args.out_dir)
+    if not args.checkpoint.is_file():
+        raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
+    cfg = read_config(args.config, args.cfg_options)
+    if cfg.get('default_scope') != 'mmdet':
+        raise ValueError(f'{args.config} is no detection config (default_scope is not mmdet)')
+    from navit_backbone.tasks.detection.inference import Detector, annotated
+
+    detector = Detector(cfg, args.checkpoint, device=args.device)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
+        'config': str(args.config),
+        'checkpoint': str(args.checkpoint),
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(detector.classes)],
+        'images': [],
+        'annotations': [],
+        'skipped': [],
+    }
+    for file, target in track(files.items(), description='predicting'):
+        try:
+            results = detector.read(file)
+        except UNREADABLE as error:
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            content['skipped'].append({'file_name': str(file), 'reason': reason})
+            continue
+        image = np.ascontiguousarray(results['img'][..., ::-1])
+        objects = detector.find(results)
+        add(content, file, image.shape, objects)
+        shown = [item for item in objects if item['score'] >= args.score_thr]
+        out = args.out_dir / target
+        out.parent.mkdir(parents=True, exist_ok=True)
+        annotated(image, shown, len(detector.classes)).save(out, quality=92)
+    return report(content, args.out_dir)
+
+
+def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
+    """Every picture of the inputs, once, and where in `out_dir` it is drawn; two never meet."""
+    files: dict[Path, Path] = {}
+    for item in inputs:
+        if item.is_dir():
+            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in SUFFIXES)
+            found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
+            if not found:
+                raise ValueError(f'no pictures in {item}: looked for {" ".join(SUFFIXES)}')
+            files |= {file: file.relative_to(item) for file in found}
+        elif item.is_file():
+            files[item] = Path(item.name)
+        else:
+            raise ValueError(f'no file or folder at {item}')
+    taken: set[Path] = set()
+    for file, target in files.items():
+        if target.suffix.lower() not in ('.jpg', '.jpeg', '.png'):
+            target = target.with_name(f'{target.name}.png')
+        number, stem = 1, target.stem
+        while target in taken:
+            number += 1
+            target = target.with_stem(f'{stem}_{number}')
+        taken.add(target)
+        files[file] = target
+    return files
+
+
+def add(
+    content: dict[str, Any], file: Path, shape: tuple[int, ...], objects: list[dict[str, Any]]
+) -> None:
+    """Add a picture and its objects to the content of predictions.json."""
+    number = len(content['images']) + 1
+    content['images'].append(
+        {'id': number, 'file_name': str(file), 'height': shape[0], 'width': shape[1]}
+    )
+    start = len(content['annotations']) + 1
+    for i, item in enumerate(objects):
+        content['annotations'].append({'id': start + i, 'image_id': number, **item})
+
+
+def report(content: dict[str, Any], out_dir: Path) -> int:
+    """Write predictions.json, say what is where, and give the exit status."""
+    out = out_dir / 'predictions.json'
+    out.write_text(json.dumps(content, indent=1) + '\n')
+    skipped = content['skipped']
+    print(f'{len(content["images"])} pictures drawn in {out_dir}; all objects in {out}')
+    for item in skipped:
+        print(f'skipped: {item["file_name"]} cannot be read ({item["reason"]})', file=sys.stderr)
+    return 3 if skipped else 0
+
+
+def main() -> None:
+    """Run; a user's mistake ends with a sentence, not a traceback."""
+    args = parse_args()
+    run(lambda: predict(args), args.config)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,88 @@
+"""Evaluate a checkpoint on the test set of its config.
+
+python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--tta] [--out FILE.json|FILE.pkl]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import METRICS
+from navit_backbone.tools.command_line import (
+    add_config_arguments,
+    build_runner,
+    follow_classes,
+    read_config,
+    run,
+    without_pretraining,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
+    parser.add_argument('--work-dir', type=Path, help='logs (work_dirs/CONFIG)')
+    parser.add_argument('--show-dir', type=Path, help='draw truth and predictions into this folder')
+    parser.add_argument('--tta', action='store_true', help='average over the flipped picture')
+    parser.add_argument(
+        '--out', type=Path, help='.json: the figures; .pkl: the predictions, for offline evaluation'
+    )
+    args = parser.parse_args()
+    if args.out is not None and args.out.suffix not in ('.json', '.pkl'):
+        parser.error(f'--out {args.out} must end in .json or .pkl')
+    return args
+
+
+def test(args: argparse.Namespace) -> None:
+    """Print the figures; write what was asked for."""
+    if not args.checkpoint.is_file():
+        raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
+    cfg = read_config(args.config, args.cfg_options)
+    for part in ('test_dataloader', 'test_evaluator', 'test_cfg'):
+        if cfg.get(part) is None:
+            raise ValueError(f'{args.config} has no {part}: there is nothing to test')
+    cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
+    cfg.load_from, cfg.resume = str(args.checkpoint), False
+    follow_classes(cfg, 'test')
+    without_pretraining(cfg)
+    if args.show_dir is not None:
+        show(cfg, args.show_dir)
+    if args.tta:
+        from navit_backbone.tasks.detection.inference import with_flips
+
+        with_flips(cfg)
+    runner = build_runner(cfg)
+    if args.out is not None and args.out.suffix == '.pkl':
+        kind = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+        dump = METRICS.build(dict(type=kind, out_file_path=str(args.out)))
+        runner.test_evaluator.metrics.append(dump)
+    figures = runner.test()
+    if args.out is not None and args.out.suffix == '.json':
+        content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **figures}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(content, indent=2) + '\n')
+
+
+def show(cfg: Config, folder: Path) -> None:
+    """Let the config's visualization hook draw every picture into `folder`."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir needs default_hooks.visualization in the config')
+    hook.update(draw=True, test_out_dir=str(folder.absolute()))
+
+
+def main() -> None:
+    """Run; a user's mistake ends with a sentence, not a traceback."""
+    args = parse_args()
+    run(lambda: test(args), args.config)
+
+
+if __name__ == '__main__':
+    main()
