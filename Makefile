@@ -1,7 +1,8 @@
 # Everything happens in .venv and sets itself up: `make demo`, `make test`. `make help` names the rest.
 
-# The torch build: TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
-TORCH ?= torch==2.13.0
+# The torch build: TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'. Unset, what
+# .venv has is kept; an empty .venv gets torch==2.13.0.
+TORCH ?=
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
@@ -10,7 +11,7 @@ JOBS ?= auto
 ARGS ?=
 
 RUN = .venv/bin/python
-DEMO = configs/detection/retinanet_navit-ti_30e_sample.py
+DEMO = configs/detection/retinanet_navit-ti_12e_sample.py
 OUT = work_dirs/demo
 
 define SUMMARY
@@ -48,7 +49,7 @@ demo: setup ## drawings, a short training, its evaluation, annotated pictures: 1
 	@echo 'Annotated pictures: $(OUT)/pictures'
 
 test: setup ## the whole test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile $(ARGS)
 
 format: setup ## put the code in order
 	$(RUN) -m ruff format

@@ -6,7 +6,6 @@ that pip installs it again.
 """
 
 import fcntl
-import hashlib
 import os
 import shlex
 import shutil
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMPS = Path(sys.prefix) / 'stamps'
+STAMPS = Path(sys.prefix) / 'setup'
+TESTED_TORCH = 'torch==2.13.0'
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Step:
         return STAMPS / self.name
 
     @property
-    def digest(self) -> str:
-        return hashlib.sha256(f'{sys.version}\n{self.key}'.encode()).hexdigest()
+    def content(self) -> str:
+        return f'{sys.version}\n{self.key}'
 
     def stamped(self) -> bool:
-        return self.stamp.exists() and self.stamp.read_text() == self.digest
+        return self.stamp.exists() and self.stamp.read_text() == self.content
 
 
 def make_steps(torch: str) -> list[Step]:
@@ -95,6 +95,15 @@ def make_steps(torch: str) -> list[Step]:
     ]
 
 
+def choose_torch(wanted: str) -> str:
+    """What is wanted, else what an earlier set-up took, else what is there, else what was tested."""
+    stamp = STAMPS / 'torch'
+    if wanted or stamp.exists():
+        return wanted or stamp.read_text().split('\n', 1)[1]
+    found = [dist.version for dist in metadata.distributions(name='torch')]
+    return f'torch=={found[0]}' if found else TESTED_TORCH
+
+
 def set_up(torch: str, lock: IO[str]) -> None:
     """Do every step that is not both stamped and working."""
     steps = make_steps(torch)
@@ -112,7 +121,7 @@ def set_up(torch: str, lock: IO[str]) -> None:
 
 def perform(step: Step, lock: IO[str]) -> None:
     """Install, prove, and only then stamp."""
-    outdated = step.stamp.exists()
+    outdated = step.stamp.exists() and not step.stamped()
     step.stamp.unlink(missing_ok=True)
     install(step, step.renew if outdated else (), lock)
     if step.renew and not outdated and fault(step.check):
@@ -120,7 +129,7 @@ def perform(step: Step, lock: IO[str]) -> None:
     if message := fault(step.check):
         sys.exit(f'{message}\n{step.name}: installed, but does not work (see above); {WAY_OUT}')
     aside = step.stamp.with_suffix('.new')
-    aside.write_text(step.digest)
+    aside.write_text(step.content)
     aside.replace(step.stamp)
 
 
@@ -141,7 +150,12 @@ def install(step: Step, renew: tuple[str, ...], lock: IO[str]) -> None:
             stderr=subprocess.STDOUT,
             pass_fds=[lock.fileno()],  # an orphaned pip keeps the lock
         )
-        wait(process)
+        try:
+            wait(process)
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            sys.exit(f'{step.name}: stopped; the same command goes on from here')
     if process.returncode:
         end = '\n'.join(log.read_text().splitlines()[-30:])
         sys.exit(f'{end}\n{step.name}: pip failed, all it said is in {log}; {WAY_OUT}')
@@ -200,10 +214,14 @@ def main() -> None:
         sys.exit(f'{sys.executable} is no virtual environment: use `make setup`')
     STAMPS.mkdir(exist_ok=True)
     with (STAMPS / 'lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'another set-up of {sys.prefix} is at work: waiting for its end', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if fault('import pip'):
             subprocess.run([sys.executable, '-m', 'ensurepip', '--upgrade'], check=True)
-        set_up(os.environ.get('TORCH') or 'torch==2.13.0', lock)
+        set_up(choose_torch(os.environ.get('TORCH', '')), lock)
 
 
 if __name__ == '__main__':

@@ -133,9 +133,16 @@ def weights_of(
 
 def build(weights: NaViTWeights) -> NaViT:
     """The model that these weights fit, as yet with random values."""
-    needed = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
-    if unknown := [name for name in needed if name not in weights.arch]:
-        raise ValueError(f'nothing in these weights tells {", ".join(unknown)}: state it')
+    needed = ['embed_dims', 'num_layers', 'num_heads', 'feedforward_channels']
+    needed += ['norm', 'norm_eps', 'mlp', 'rope']
+    unknown = [name for name in needed if name not in weights.arch]
+    if weights.position is None and any(key.startswith('position.') for key in weights.tensors):
+        unknown.append('position')
+    if unknown:
+        raise ValueError(
+            f'nothing in these weights tells {", ".join(unknown)}: state the family or num_heads, '
+            'or save from the model itself: save_navit(path, weights_of(model))'
+        )
     shapes: Any = weights.patch_shapes
     return NaViT(
         Arch(**weights.arch),
@@ -155,7 +162,7 @@ def save_navit(
             f'{file}: our format is safetensors; give a name that ends in .safetensors'
         )
     if file.exists() and not overwrite:
-        raise ValueError(f'{file} exists: give another name, or ask to overwrite it')
+        raise ValueError(f'{file} exists: give another name, or overwrite it (--overwrite)')
     with torch.device('meta'):
         model = build(weights)
     report = _check(model, weights, str(file), min_share=1.0)

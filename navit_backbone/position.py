@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -97,6 +98,13 @@ class FactorisedPosition(nn.Module):
         return read_linearly(table, coords) if self.fractional else table[coords]
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast does not narrow products."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def read_linearly(table: Tensor, fractions: Tensor) -> Tensor:
     """Rows of `table` [L, D] at ``fraction * L``, interpolated linearly; the last is held."""
     last = len(table) - 1
@@ -137,7 +145,7 @@ class FourierPosition(nn.Module):
     def forward(self, packed: PackedPatches) -> Tensor:
         axes = [axis_coordinates(packed, axis, fractional=self.fractional) for axis in (1, 2)]
         weight = self.frequencies.weight
-        with torch.autocast(weight.device.type, enabled=False):  # bf16 cannot count patches
+        with full_precision(weight.device):  # bf16 cannot count patches
             angles = self.frequencies(torch.stack(axes, 1).to(weight.dtype))
         return torch.cat([angles.sin(), angles.cos()], 1)
 
@@ -203,7 +211,7 @@ class Learned1DPosition(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, packed: PackedPatches) -> Tensor:
-        with torch.autocast(self.table.device.type, enabled=False):
+        with full_precision(self.table.device):
             if packed.shared_grid is not None:
                 return self._one_map(packed)
             y_TG, x_TG = self._rows_of_tokens(packed, 1), self._rows_of_tokens(packed, 2)

@@ -18,7 +18,7 @@ ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32, p
 
 
 def stock_detector(config, *, strides, channels=16, **backbone):
-    """The model of a stock config behind our preprocessor, backbone and pyramid; all of it narrow."""
+    """The model of a stock config on our preprocessor, backbone and pyramid; all of it narrow."""
     init_default_scope('mmdet')
     model = Config.fromfile(STOCK / config).model
     model.data_preprocessor.type = 'NaViTDetDataPreprocessor'

@@ -134,3 +134,12 @@ def test_what_is_right_is_no_fault():
     )
     assert faults('navit_backbone.tasks.detection.model', source) == []
     assert faults('navit_backbone.tools.train', 'def f():\n    import mmdet.apis') == []
+
+
+@pytest.mark.parametrize('folder', ['navit_backbone', 'tasks', 'tools', 'configs'])
+def test_the_map_of_the_house_is_complete(folder):
+    text = (ROOT / 'CONTRIBUTING.md').read_text()
+    paths = list((ROOT / folder).rglob('*.py'))
+    named = [path for path in paths if folder != 'configs' and path.stem != '__init__']
+    names = [path.name for path in named] + [f'{path.parent.name}/' for path in paths]
+    assert [name for name in names if name not in text] == []

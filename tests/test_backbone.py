@@ -54,6 +54,28 @@ def test_a_batch_equals_its_pictures_each_on_its_own_canvas(options, fill):
         assert (a - b).abs().max() < 1e-10 * b.abs().max().clamp(min=1), name
 
 
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(window_size=2, global_attn_indexes=(3,)),
+        dict(arch=dict(ARCH, prefix_tokens=2, rope={}), position='sinusoidal'),
+        dict(position='fourier'),
+        dict(position='factorised'),
+        dict(position='learned_2d'),
+    ],
+    ids=str,
+)
+def test_forward_and_backward_read_nothing_from_the_device(options):
+    model = build(**options).to('meta')  # a device whose values cannot be read
+    canvas = torch.empty(len(ODD_SIZES), 3, 128, 144, dtype=torch.float64, device='meta')
+    maps = model(canvas, image_sizes=ODD_SIZES)
+    assert [tuple(m.shape) for m in maps] == [(len(ODD_SIZES), 24, 8, 9)] * 2
+    sum(m.sum() for m in maps).backward()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        maps[0].sum().item()
+
+
 def test_maps_have_ceil_sides_and_carry_the_sizes():
     model, images = build(), pictures([(33, 70), (64, 21)])
     canvas = on_canvas(images, height=70, width=90)

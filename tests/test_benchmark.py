@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,16 @@ from navit_backbone.tools.benchmark_arms import (
     forward_flops,
     masked_tokens,
     num_tokens,
+    pack_stream,
     photo_sizes,
+    random_lengths,
     siglip2_inputs,
     siglip2_model,
     size_of_equal_flops,
 )
 from navit_backbone.tools.measure import (
     MIN_ROUNDS,
+    Arm,
     Comparison,
     figure_of,
     interleaved,
@@ -64,18 +68,39 @@ def test_the_spread_is_the_interquartile_range_over_the_median():
 
 @given(times, st.floats(0.1, 10), st.floats(0.1, 10))
 def test_a_constant_factor_is_found_exactly_and_has_no_spread(ours, factor, work):
-    comparison = Comparison(ours=ours, theirs=[factor * t for t in ours], work=work)
-    assert comparison.ratio == pytest.approx(factor / work)
-    assert comparison.spread == pytest.approx(0, abs=1e-9)
-    assert comparison.is_steady
+    flops = [1e9] * len(ours)
+    pair = Comparison(
+        ours=Arm(seconds=ours, flops=flops),
+        theirs=Arm(seconds=[factor * t for t in ours], flops=[work * f for f in flops]),
+    )
+    assert pair.speedup == pytest.approx(factor)
+    assert pair.flops == pytest.approx(work)
+    assert pair.per_flop == pytest.approx(factor / work)
+    assert pair.spread == pytest.approx(0, abs=1e-9)
+
+
+work = st.lists(st.tuples(st.floats(1, 50), st.floats(1, 50)), min_size=2, max_size=40)
+
+
+@given(work)
+def test_rounds_of_different_work_have_no_spread_and_give_the_ratio_of_all_time(flops):
+    ours, theirs = (list(side) for side in zip(*flops, strict=True))
+    pair = Comparison(
+        ours=Arm(seconds=[2 * f for f in ours], flops=ours),
+        theirs=Arm(seconds=[3 * f for f in theirs], flops=theirs),
+    )
+    assert pair.speedup == pytest.approx(3 * sum(theirs) / (2 * sum(ours)))
+    assert pair.per_flop == pytest.approx(1.5)
+    assert pair.spread == pytest.approx(0, abs=1e-9)
 
 
 def test_noise_that_hits_a_whole_round_is_no_spread_and_that_within_rounds_is():
-    noise = [1.0, 3.0] * MIN_ROUNDS
-    shared = Comparison(ours=noise, theirs=[2 * t for t in noise])
-    assert shared.figure() == '2.00 (spread 0%)'
-    apart = Comparison(ours=[1.0] * len(noise), theirs=noise)
-    assert 'no figure' in apart.figure()
+    noise, flops = [1.0, 3.0] * MIN_ROUNDS, [1.0] * 2 * MIN_ROUNDS
+    noisy = Arm(seconds=noise, flops=flops)
+    twice = Arm(seconds=[2 * t for t in noise], flops=flops)
+    assert Comparison(ours=noisy, theirs=twice).spread == 0
+    assert Comparison(ours=noisy, theirs=twice).speedup == 2
+    assert Comparison(ours=Arm(seconds=flops, flops=flops), theirs=noisy).spread > 0.5
 
 
 @pytest.mark.parametrize(
@@ -157,7 +182,7 @@ def test_groups_keep_all_pictures_and_mix_no_orientations():
 
 
 def test_sizes_come_from_the_annotations_and_batches_are_the_same_every_time(tmp_path):
-    images = [{'height': 480 + i, 'width': 640} for i in range(9)]
+    images = [{'height': 480 + 2 * i, 'width': 640} for i in range(9)]
     path = tmp_path / 'a.json'
     path.write_text(json.dumps({'images': images}))
     sizes = photo_sizes(path, 0.5)
@@ -169,11 +194,18 @@ def test_sizes_come_from_the_annotations_and_batches_are_the_same_every_time(tmp
 
 
 def test_the_stream_of_the_packer_is_measured_without_its_end():
-    seconds, empty = benchmark.pack_stream([6, 4, 10, 3], 10)
+    seconds, empty = pack_stream([6, 4, 10, 3], 10)
     assert seconds >= 0
     assert empty == 0
     rng = random.Random(0)
-    assert benchmark.pack_stream([rng.choice([7, 8]) for _ in range(200)], 10)[1] > 0.2
+    assert pack_stream([rng.choice([7, 8]) for _ in range(200)], 10)[1] > 0.2
+
+
+@given(st.integers(1, 200), st.integers(0, 200))
+def test_random_lengths_are_those_of_pictures_in_the_range(low, more):
+    lengths = random_lengths(20, low=low, high=low + more)
+    least, most = num_tokens((low, low)), num_tokens((low + more, low + more))
+    assert all(least <= n <= most for n in lengths)
 
 
 def test_resident_memory_grows_with_what_is_held():
@@ -191,6 +223,8 @@ def test_resident_memory_grows_with_what_is_held():
         (['--pairs', '14'], '--pairs 14.*15.*--smoke'),
         (['--pairs', '20', '--smoke'], '--pairs 20'),
         (['--out', 'table.txt'], 'table.txt.*md or .json'),
+        (['--scale', '-1'], '--scale -1.0'),
+        (['--batch-size', '-4'], '--batch-size -4'),
         (['--only', 'speed'], "invalid choice: 'speed'"),
     ],
 )
@@ -206,6 +240,16 @@ def test_without_photos_their_rows_are_skipped_with_a_reason(tmp_path):
     (row,) = benchmark.results_of('padded', setting, args.arch)
     assert row.figure.startswith('skipped')
     assert 'NAVIT_DATA' in row.figure
+    few = replace(setting, sizes=SIZES, batch_size=len(SIZES) + 1)
+    (row,) = benchmark.results_of('uniform', few, args.arch)
+    assert f'{len(SIZES)} photos' in row.figure
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(['--device', 'cuda'])
+    assert 'no CUDA device' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('suffix', ['.md', '.json'])

@@ -4,8 +4,11 @@ import builtins
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +19,14 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from navit_backbone.backbone import NaViTBackbone
 from navit_backbone.checkpoint import UnsafeWeightsError, load_weights, read_checkpoint
+from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tools import convert_weights, predict, train
+from navit_backbone.tools import test as test_tool
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=40)
 
@@ -153,10 +160,12 @@ def test_damaged_bytes_give_one_clear_error_or_the_file(tmp_path, seed):
     for place in rng.integers(len(data), size=1 + seed % 5):
         data[place] = rng.integers(256)
     file.write_bytes(data)
+    told = 'w.pth'
     try:
         CheckpointLoader.load_checkpoint(str(file))
     except ValueError as error:
-        assert 'w.pth' in str(error)
+        told = str(error)
+    assert 'w.pth' in told
 
 
 # --------------------------------------------------------------------------------------------------
@@ -225,7 +234,7 @@ def test_config_that_mmengine_writes_passes(tmp_path):
         dict(
             model=dict(type='A', sizes=[(1, 2), (3, -4.5)], name=None, on=True, text="it's"),
             custom_imports=dict(imports=['navit_backbone.backbone'], allow_failed_imports=False),
-            pipeline=[dict(type='Load', octave_base_scale=4), dict(type='Pack', meta_keys=('a', 'b'))],
+            pipeline=[dict(type='Load', octave_base_scale=4), dict(type='Pack', keys=('a', 'b'))],
             mapping={'1x1': 2, 3: 'four'},
         )
     )
@@ -362,11 +371,97 @@ def test_stock_backbones_load_as_safely(tmp_path, marker):
 
 
 def test_safetensors_load_through_mmengine(tmp_path):
-    from safetensors.torch import save_file
-
     model = ToyDetector()
     save_file(model.state_dict(), tmp_path / 'w.safetensors')
     other = ToyDetector()
     load_checkpoint(other, str(tmp_path / 'w.safetensors'))
     for key, item in model.state_dict().items():
         assert torch.equal(other.state_dict()[key], item), key
+
+
+# --------------------------------------------------------------------------------------------------
+# Through the tools and mmdet's own Inferencer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
+INFERENCE = """
+import sys
+from mmdet.apis import DetInferencer, init_detector
+config, weights = sys.argv[1:]
+uses = [lambda: DetInferencer(weights=weights, device='cpu')]
+if config != 'none':
+    uses = [
+        lambda: init_detector(config, weights, device='cpu'),
+        lambda: DetInferencer(config, weights, device='cpu'),
+    ]
+for use in uses:
+    try:
+        use()
+    except Exception as error:
+        print('refused', type(error).__name__, ' '.join(str(error).split()))
+    else:
+        sys.exit('it was loaded')
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path, marker):
+    file = tmp_path / 'hostile.pth'
+    torch.save(weights() | {'x': Runs(os.system, f'touch {marker}')}, file)
+    return file
+
+
+def infer(config, file, **environment):
+    """Load in a fresh process that knows mmdet alone; what it says of each way."""
+    done = subprocess.run(
+        [sys.executable, '-c', INFERENCE, str(config), str(file)],
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line for line in done.stdout.splitlines() if line.startswith('refused')]
+
+
+def test_stock_inferencers_with_our_config_run_nothing(hostile):
+    """The config is read first, and importing what it names registers our reader."""
+    said = infer(CONFIG, hostile)
+    assert len(said) == 2
+    for line in said:
+        assert 'UnsafeWeightsError' in line
+        assert 'hostile.pth asks to run or build' in line
+
+
+def test_inferencer_given_weights_alone_can_be_told_to_refuse(hostile):
+    (line,) = infer('none', hostile, TORCH_FORCE_WEIGHTS_ONLY_LOAD='1')
+    assert 'UnpicklingError' in line
+
+
+@pytest.mark.parametrize('tool', [train, test_tool, predict, convert_weights])
+def test_tools_run_nothing_and_name_the_file(tool, hostile, tmp_path, monkeypatch):
+    write_sample_set(tmp_path / 'set', seed=0, num_pictures=dict(train=2, val=2))
+    picture = tmp_path / 'set/val/00000.jpg'
+    options = ['--cfg-options', f'data_root={tmp_path / "set"}']
+    options += [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ]
+    init_cfg = 'model.backbone.init_cfg'
+    starts = [f'{init_cfg}.type=Pretrained', f'{init_cfg}.checkpoint={hostile}']
+    lines = {
+        train: [
+            [CONFIG, '--work-dir', tmp_path, '--resume', hostile, *options],
+            [CONFIG, '--work-dir', tmp_path, *options, f'load_from={hostile}'],
+            [CONFIG, '--work-dir', tmp_path, *options, *starts],
+        ],
+        test_tool: [[CONFIG, hostile, '--work-dir', tmp_path, *options]],
+        predict: [[CONFIG, hostile, picture, '--out-dir', tmp_path, *options]],
+        convert_weights: [[hostile, tmp_path / 'out.safetensors']],
+    }
+    for arguments in lines[tool]:
+        monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            tool.main()
+        assert 'hostile.pth asks to run or build' in str(caught.value.code)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.optim import ConstantLR
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from navit_backbone.tasks.common import layer_decay
 from torch import nn
 
 from navit_backbone.backbone import NaViTBackbone
+from navit_backbone.tasks.common import layer_decay
 
 ARCH = dict(
     embed_dims=16,

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_norm_layer
-from navit_backbone.tasks.common.norm import LayerNorm2d
-from navit_backbone.tasks.common.pyramid import SimpleFeaturePyramid
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
 
 from navit_backbone.backbone import NaViTBackbone
+from navit_backbone.tasks.common.norm import LayerNorm2d
+from navit_backbone.tasks.common.pyramid import SimpleFeaturePyramid
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 SIZES = [*ODD_SIZES, (160, 96)]

@@ -18,18 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from navit_backbone.packer import Packer
 from navit_backbone.packing import Size
 from navit_backbone.tools.benchmark_arms import (
     PATCH_SIZE,
@@ -39,7 +35,9 @@ from navit_backbone.tools.benchmark_arms import (
     draw_batches,
     forward_flops,
     num_tokens,
+    pack_stream,
     photo_sizes,
+    random_lengths,
     siglip2_inputs,
     siglip2_model,
     size_of_equal_flops,
@@ -47,9 +45,12 @@ from navit_backbone.tools.benchmark_arms import (
 )
 from navit_backbone.tools.measure import (
     MIN_ROUNDS,
+    SPREAD_LIMIT,
+    Arm,
     Comparison,
     figure_of,
     free_bytes,
+    in_new_process,
     interleaved,
     lower_quartile,
     machine,
@@ -57,6 +58,8 @@ from navit_backbone.tools.measure import (
     spread,
 )
 from navit_backbone.vit import ARCHS, NaViT
+
+Lengths = Sequence[Sequence[int]]  # of the segments of each round's batch, padding included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,20 @@ class Setting:
         torch.manual_seed(0)
         return Step(NaViT(name), dim=ARCHS[name].embed_dims, device=self.device)
 
-    def times(self, label: str, arms: dict[str, Callable[[int], None]]) -> dict[str, list[float]]:
-        """Seconds of every arm in every round."""
-        return interleaved(arms, rounds=self.rounds, label=label, device=self.device)
+    def measure(
+        self, label: str, name: str, arms: dict[str, tuple[Callable[[int], None], Lengths]]
+    ) -> dict[str, Arm]:
+        """Every arm in every round; an arm is a step by its number, and what it computes on."""
+        steps = {arm: step for arm, (step, _) in arms.items()}
+        seconds = interleaved(
+            steps, rounds=self.rounds, label=f'{label}, {name}', device=self.device
+        )
+        return {
+            arm: Arm(
+                seconds=seconds[arm], flops=[3 * forward_flops(n, ARCHS[name]) for n in lengths]
+            )
+            for arm, (_, lengths) in arms.items()
+        }
 
 
 def padded_rows(setting: Setting, name: str) -> list[Result]:
@@ -107,31 +121,33 @@ def padded_rows(setting: Setting, name: str) -> list[Result]:
         for group in groups[i]:
             step.packed(group.pack_whole())
 
-    times = setting.times(
-        f'padded, {name}',
-        {
-            'packed': lambda i: step.packed(batches[i].pack()),
-            'with a key mask': lambda i: step.masked(batches[i]),
-            'without mask': lambda i: step.packed(batches[i].pack_whole()),
-            'by orientation without mask': grouped,
-        },
-    )
-    real = [batch.lengths for batch in batches]
+    real = _real(batches)
     whole = [batch.padded_lengths for batch in batches]
     within = [[n for group in pair for n in group.padded_lengths] for pair in groups]
-    rows = []
-    for arm, padded in zip(list(times)[1:], (whole, whole, within), strict=True):
-        share = sum(map(sum, real)) / sum(map(sum, padded))
-        masked = arm == 'with a key mask'
-        rows.append(
-            _compared(
-                f'packed against padded {arm}, {name}',
-                Comparison(ours=times['packed'], theirs=times[arm]),
-                flops=_flops(padded, name) / _flops(real, name),
-                target='1.5' if masked else f'{0.9 / share:.2f} = 0.9 / {share:.2f} real',
-            )
-        )
-    return rows
+    arms = setting.measure(
+        'padded',
+        name,
+        {
+            'packed': (lambda i: step.packed(batches[i].pack()), real),
+            'with a key mask': (lambda i: step.masked(batches[i]), whole),
+            'without mask': (lambda i: step.packed(batches[i].pack_whole()), whole),
+            'by orientation without mask': (grouped, within),
+        },
+    )
+    targets = ['1.5', _no_mask_target(real, whole), _no_mask_target(real, within)]
+    return [
+        _compared(f'packed against padded {arm}, {name}', arms['packed'], arms[arm], target)
+        for arm, target in zip(list(arms)[1:], targets, strict=True)
+    ]
+
+
+def _real(batches: Sequence[Batch]) -> Lengths:
+    return [batch.lengths for batch in batches]
+
+
+def _no_mask_target(real: Lengths, padded: Lengths) -> str:
+    share = sum(map(sum, real)) / sum(map(sum, padded))
+    return f'{0.9 / share:.2f} = 0.9 / {share:.2f} real'
 
 
 def uniform_rows(setting: Setting, name: str) -> list[Result]:
@@ -142,17 +158,23 @@ def uniform_rows(setting: Setting, name: str) -> list[Result]:
         Batch.of([size] * setting.batch_size, seed=i, device=setting.device)
         for i, size in enumerate(sizes)
     ]
-    times = setting.times(
-        f'uniform, {name}',
+    arms = setting.measure(
+        'uniform',
+        name,
         {
-            'mixed': lambda i: step.packed(mixed[i].pack()),
-            'uniform': lambda i: step.packed(uniform[i].pack()),
+            'mixed': (lambda i: step.packed(mixed[i].pack()), _real(mixed)),
+            'uniform': (lambda i: step.packed(uniform[i].pack()), _real(uniform)),
         },
     )
-    work = _flops([b.lengths for b in uniform], name) / _flops([b.lengths for b in mixed], name)
-    comparison = Comparison(ours=times['mixed'], theirs=times['uniform'], work=work)
-    what = f'mixed against uniform sizes, per FLOP, {name}'
-    return [_compared(what, comparison, flops=work, target='0.95')]
+    pair = Comparison(ours=arms['mixed'], theirs=arms['uniform'])
+    return [
+        Result(
+            what=f'mixed against uniform sizes, per FLOP, {name}',
+            figure=figure_of(f'{pair.per_flop:.2f}', spread=pair.spread, rounds=setting.rounds),
+            target='0.95',
+            flops=f'{pair.flops:.2f}',
+        )
+    ]
 
 
 def siglip2_rows(setting: Setting, name: str) -> list[Result]:
@@ -172,23 +194,24 @@ def siglip2_rows(setting: Setting, name: str) -> list[Result]:
         [siglip2_inputs(batch, n) for batch, n in zip(batches, longest, strict=True)]
         for longest in (of_all, of_batch)
     )
-    times = setting.times(
-        f'siglip2, {name}',
+    arms = setting.measure(
+        'siglip2',
+        name,
         {
-            'packed': lambda i: ours.packed(batches[i].pack()),
-            'padded to a fixed max_num_patches': lambda i: theirs.siglip2(fixed[i]),
-            "padded to the batch's longest": lambda i: theirs.siglip2(tight[i]),
+            'packed': (lambda i: ours.packed(batches[i].pack()), _real(batches)),
+            'padded to a fixed max_num_patches': (
+                lambda i: theirs.siglip2(fixed[i]),
+                [[n] * setting.batch_size for n in of_all],
+            ),
+            "padded to the batch's longest": (
+                lambda i: theirs.siglip2(tight[i]),
+                [[n] * setting.batch_size for n in of_batch],
+            ),
         },
     )
-    real = _flops([batch.lengths for batch in batches], name)
     return [
-        _compared(
-            f'{what}, {arm}, {name}',
-            Comparison(ours=times['packed'], theirs=times[arm]),
-            flops=_flops([[n] * setting.batch_size for n in longest], name) / real,
-            target='1.5',
-        )
-        for arm, longest in zip(list(times)[1:], (of_all, of_batch), strict=True)
+        _compared(f'{what}, {arm}, {name}', arms['packed'], arms[arm], '1.5')
+        for arm in list(arms)[1:]
     ]
 
 
@@ -196,13 +219,15 @@ def memory_rows(setting: Setting) -> list[Result]:
     """Peak memory of a step beyond what model and libraries hold."""
     side = (4 if setting.smoke else 32) * PATCH_SIZE
     what = f'memory of 64 pictures of {(side // PATCH_SIZE) ** 2} tokens over that of 8, tiny'
-    started = time.monotonic()
-    few = _in_new_process(8, side, setting.device)
+    if setting.device.type == 'cpu' and not Path('/proc/self/status').exists():
+        return [Result(what=what, figure='skipped: the peak is read from /proc, as Linux has it')]
+    started, where = time.monotonic(), (side, setting.device.type, torch.get_num_threads())
+    few = in_new_process(step_memory, 8, *where)
     show_progress('memory', 1, 2, started)
     if (free := free_bytes(setting.device)) < 9 * few:
         need = f'64 need about {8 * few / 2**30:.1f} GiB of {free / 2**30:.1f} free'
         return [Result(what=what, figure=f'skipped: {need}')]
-    many = _in_new_process(64, side, setting.device)
+    many = in_new_process(step_memory, 64, *where)
     show_progress('memory', 2, 2, started)
     ratio = f'{many / few:.2f}'
     return [
@@ -216,16 +241,10 @@ def memory_rows(setting: Setting) -> list[Result]:
     ]
 
 
-def _in_new_process(count: int, side: int, device: torch.device) -> int:
-    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        return pool.submit(step_memory, count, side, device.type, torch.get_num_threads()).result()
-
-
 def packer_rows(setting: Setting) -> list[Result]:
     """CPU time of a stream; what its end leaves in the pool is no part of the fill."""
-    rng = random.Random(0)
     num = 10_000 if setting.smoke else 100_000
-    lengths = [_random_side(rng) * _random_side(rng) for _ in range(num)]
+    lengths = random_lengths(num, low=128, high=384)
     rows = []
     for budget in (1024, 4096):
         started, seconds = time.monotonic(), []
@@ -245,35 +264,17 @@ def packer_rows(setting: Setting) -> list[Result]:
     return rows
 
 
-def _random_side(rng: random.Random) -> int:
-    return -(-rng.randint(128, 384) // PATCH_SIZE)
-
-
-def pack_stream(lengths: Sequence[int], budget: int) -> tuple[float, float]:
-    """CPU seconds for the stream, and the empty share of its rows."""
-    packer: Packer[int] = Packer(budget, pool_size=64)
-    rows = []
-    start = time.process_time()
-    for key, length in enumerate(lengths):
-        if row := packer.push(key, length):
-            rows.append(row)
-    seconds = time.process_time() - start
-    return seconds, 1 - sum(n for row in rows for _, n in row) / (budget * len(rows))
-
-
-def _compared(what: str, comparison: Comparison, *, flops: float, target: str) -> Result:
-    ours, theirs = (lower_quartile(times) for times in (comparison.ours, comparison.theirs))
+def _compared(what: str, ours: Arm, theirs: Arm, target: str) -> Result:
+    pair = Comparison(ours=ours, theirs=theirs)
+    figure = figure_of(f'{pair.speedup:.2f}', spread=pair.spread, rounds=len(ours.seconds))
+    steady = pair.spread <= SPREAD_LIMIT
     return Result(
         what=what,
-        figure=comparison.figure(),
+        figure=figure,
         target=target,
-        flops=f'{flops:.2f}',
-        detail=f'{ours:.3f} against {theirs:.3f} s a step' if comparison.is_steady else '',
+        flops=f'{pair.flops:.2f}',
+        detail=f'{ours.step:.3f} against {theirs.step:.3f} s a step' if steady else '',
     )
-
-
-def _flops(batches: Sequence[Sequence[int]], name: str) -> float:
-    return sum(forward_flops(lengths, ARCHS[name]) for lengths in batches)
 
 
 ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
@@ -320,14 +321,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args.batch_size = args.batch_size or (4 if args.smoke else 16)
     args.scale = args.scale or (0.2 if args.smoke else 0.5 if args.device == 'cpu' else 1.0)
     args.data = args.data or Path(os.environ.get('NAVIT_DATA', '../shared/data'))
+    if problem := _problem(args):
+        parser.error(problem)
+    return args
+
+
+def _problem(args: argparse.Namespace) -> str:
     if (args.pairs < MIN_ROUNDS) != args.smoke or args.pairs < 2:
-        parser.error(
+        return (
             f'--pairs {args.pairs}: figures need {MIN_ROUNDS}; with --smoke there are none, '
             f'and 2 to {MIN_ROUNDS - 1} pairs will do'
         )
+    for name in ('batch_size', 'scale', 'threads'):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            return f'--{name.replace("_", "-")} {value}: it must be above 0'
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        return '--device cuda: torch sees no CUDA device here; leave it out to measure on the CPU'
     if args.out and args.out.suffix not in ('.md', '.json'):
-        parser.error(f'--out {args.out}: the name must end in .md or .json')
-    return args
+        return f'--out {args.out}: the name must end in .md or .json'
+    return ''
 
 
 def setting_of(args: argparse.Namespace) -> Setting:
@@ -361,6 +373,9 @@ def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]
         reason = (
             'skipped: no coco128/annotations/instances_train2017.json; set NAVIT_DATA or --data'
         )
+        return [Result(what=row, figure=reason)]
+    if len(setting.sizes) < setting.batch_size:
+        reason = f'skipped: {len(setting.sizes)} photos make no batch of {setting.batch_size}'
         return [Result(what=row, figure=reason)]
     return [result for name in archs for result in ON_PHOTOS[row](setting, name)]
 

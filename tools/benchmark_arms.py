@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from navit_backbone.layers import Attention
+from navit_backbone.packer import Packer
 from navit_backbone.packing import PackedPatches, Size, inside, pack_canvas, unpack_canvas
 from navit_backbone.tools.measure import resident_bytes
 from navit_backbone.vit import ARCHS, Arch, NaViT
@@ -222,3 +224,21 @@ def step_memory(count: int, side: int, device_type: str, threads: int) -> int:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) - before
     return resident_bytes(peak=True) - before
+
+
+def random_lengths(num: int, *, low: int, high: int) -> list[int]:
+    """Tokens of `num` pictures with sides drawn from low to high pixels, the same in every run."""
+    rng = random.Random(0)
+    return [num_tokens((rng.randint(low, high), rng.randint(low, high))) for _ in range(num)]
+
+
+def pack_stream(lengths: Sequence[int], budget: int) -> tuple[float, float]:
+    """CPU seconds for the stream, and the empty share of its rows."""
+    packer: Packer[int] = Packer(budget, pool_size=64)
+    rows = []
+    start = time.process_time()
+    for key, length in enumerate(lengths):
+        if row := packer.push(key, length):
+            rows.append(row)
+    seconds = time.process_time() - start
+    return seconds, 1 - sum(n for row in rows for _, n in row) / (budget * len(rows))

@@ -9,19 +9,19 @@ the packed batch beside what padding it would cost.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from rich.progress import track
 
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import find_resize
 from navit_backbone.tasks.common.sampling import SeededSampler
+from navit_backbone.tools.command_line import add_config_arguments, read_config, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,14 +29,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', type=Path)
+    add_config_arguments(parser)
     parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
     parser.add_argument('--num', type=int, default=16, help='samples to show (16)')
     parser.add_argument('--batch-size', type=int, help="examples in batch.png (the config's)")
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument('--seed', type=int, help="of the draws (the config's randomness.seed)")
     parser.add_argument('--epoch', type=int, default=0, help='counted from 0 (0)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
     if args.num < 1 or (args.batch_size is not None and args.batch_size < 1):
         parser.error(f'--num {args.num} and --batch-size {args.batch_size} must be at least 1')
@@ -46,10 +45,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run; a user's mistake ends with a sentence, not a traceback."""
     args = parse_args()
-    try:
-        browse(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+    run(lambda: browse(args), args.config)
 
 
 def browse(args: argparse.Namespace) -> None:
@@ -78,26 +74,11 @@ def browse(args: argparse.Namespace) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with its overrides, its default scope in force."""
-    if not args.config.is_file():
-        raise ValueError(f'no config at {args.config}: give the path of a file, as in configs/')
-    config = Config.fromfile(args.config)
-    override(config, args.cfg_options or {})
+    """The config with its overrides, and with the loader that was asked for."""
+    config = read_config(args.config, args.cfg_options)
     if config.get(f'{args.split}_dataloader') is None:
         raise ValueError(f'{args.config} has no {args.split}_dataloader: choose another --split')
-    init_default_scope(config.get('default_scope', 'mmengine'))
     return config
-
-
-def override(config: Config, options: dict[str, Any]) -> None:
-    """Merge `--cfg-options`; `data_root` and `classes` reach every data set of a detector."""
-    if config.get('default_scope') == 'mmdet':
-        # not at the top: the pictures of other tasks must not need mmdet
-        from navit_backbone.tasks.detection import data
-
-        data.override(config, options)
-    else:
-        config.merge_from_dict(options)
 
 
 def build_dataset(config: Config, loader: ConfigDict) -> Any:

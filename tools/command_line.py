@@ -16,9 +16,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
-from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
+from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 
 # What a constructor says to an argument that it does not know, or that it lacks.
 _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
@@ -55,9 +55,7 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
         cfg = Config.fromfile(path)
     except SyntaxError as error:
         line = (error.text or '').strip()
-        raise ValueError(
-            f'{error.filename or path}, line {error.lineno}: {error.msg} ({line})'
-        ) from error
+        raise ValueError(f'{path}, line {error.lineno}: {error.msg} ({line})') from error
     except ImportError as error:
         raise ValueError(
             f'{path} needs what cannot be imported here: {error.__cause__ or error}. '
@@ -93,24 +91,42 @@ def follow_classes(cfg: Config, *splits: str) -> None:
 
 
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Refuse an override whose key is nowhere in the config, before it changes nothing in silence.
+    """Refuse an override whose key is nowhere in the config: it would change nothing, in silence.
 
-    A new key is right where a constructor takes it (beside `type`) or where the runner reads it.
+    A new last key is right where it is judged (beside a `type`, by its constructor), and told
+    otherwise, unless it looks like a slip of a key that is there.
     """
     for option in options:
         node: Any = cfg._cfg_dict
-        keys = option.split('.')
-        for depth, key in enumerate(keys):
-            if isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
-                node = node[int(key)]
-            elif isinstance(node, dict) and key in node:
-                node = node[key]
-            elif node is None or (depth == 0 and key in _free_keys()):
-                break  # a part that was switched off, or one that only the runner knows
-            elif isinstance(node, dict) and 'type' in node and depth == len(keys) - 1:
-                break  # an argument that the constructor will judge
-            else:
-                raise ValueError(_unknown_key(option, keys[:depth], key, node))
+        *parents, last = option.split('.')
+        for depth, key in enumerate(parents):
+            node = _step(node, key, option, parents[:depth])
+        if isinstance(node, dict) and last not in node and 'type' not in node:
+            known = set(node) | (set() if parents else _free_keys())
+            if last not in known and (not parents or _close(last, known)):
+                raise ValueError(_unknown_key(option, parents, last, known))
+            if last not in known:
+                print(f'note: --cfg-options {option} adds {last!r} anew', file=sys.stderr)
+        elif isinstance(node, (list, tuple)):
+            _step(node, last, option, parents)
+
+
+def _step(node: Any, key: str, option: str, parents: list[str]) -> Any:
+    """What stands under `key`; None where a part is switched off, or a constructor judges it."""
+    if isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
+        return node[int(key)]
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    names = set(node) if isinstance(node, dict) else set()
+    if node is None or ('type' in names and not _close(key, names)):
+        return None
+    if isinstance(node, (list, tuple)):
+        names = {str(i) for i in range(len(node))}
+    raise ValueError(_unknown_key(option, parents, key, names))
+
+
+def _close(key: str, names: set[str]) -> list[str]:
+    return difflib.get_close_matches(key, sorted(names), 3, 0.75)
 
 
 def _free_keys() -> set[str]:
@@ -118,13 +134,10 @@ def _free_keys() -> set[str]:
     return {*inspect.signature(Runner.__init__).parameters, 'data_root', 'classes', 'sync_bn'}
 
 
-def _unknown_key(option: str, parents: list[str], key: str, node: Any) -> str:
-    names = list(node) if isinstance(node, dict) else [str(i) for i in range(len(node or ()))]
-    if not parents:
-        names += _free_keys()
-    close = difflib.get_close_matches(key, names, 3)
+def _unknown_key(option: str, parents: list[str], key: str, names: set[str]) -> str:
     place = f"'{'.'.join(parents)}'" if parents else 'the config'
-    hint = f'did you mean {" or ".join(close)}?' if close else f'it has {", ".join(names[:12])}'
+    close = _close(key, names)
+    hint = f'did you mean {" or ".join(close)}?' if close else f'it has {", ".join(sorted(names))}'
     return f'--cfg-options {option}: {place} has no {key!r}; {hint}'
 
 

@@ -2,8 +2,9 @@
 
     python tools/convert_weights.py SOURCE OUT.safetensors [--family auto]
 
-SOURCE is a .safetensors, .pth or .pt file of timm's ViT family (DeiT, AugReg, MAE), of a model that
-was trained here, or already ours. Nothing in it is run.
+SOURCE is a .safetensors, .pth or .pt file of timm's ViT family (DeiT, AugReg, MAE). Nothing in it
+is run. OUT has the architecture, the patch size, the rule by which positions are interpolated and
+the statistics of the input in its header.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from navit_backbone.checkpoint import OPTIONAL_FIELDS, read_weights, save_navit
+from navit_backbone.families import FAMILIES, NaViTWeights
 from navit_backbone.tools.command_line import run
-
-from navit_backbone.checkpoint import read_weights, save_navit
-from navit_backbone.families import FAMILIES
+from navit_backbone.vit import ARCHS, Arch
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,11 +46,28 @@ def convert(args: argparse.Namespace) -> None:
     )
     report = save_navit(args.out, weights, overwrite=args.overwrite)
     print(report)
-    arch = ', '.join(f'{key}={value!r}' for key, value in weights.arch.items())
-    print(f'  arch: {arch}')
-    print(f'  position: {weights.position}')
     print(f'  input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
-    print(f"Use it: backbone=dict(init_cfg=dict(type='Pretrained', checkpoint={str(args.out)!r}))")
+    print(f'Use it:\n  backbone={backbone_of(weights, args.out)}')
+
+
+def backbone_of(weights: NaViTWeights, out: Path) -> str:
+    """The part of a config that takes these weights."""
+    arch = Arch(**{k: v for k, v in weights.arch.items() if k not in OPTIONAL_FIELDS})
+    preset, base = max(ARCHS.items(), key=lambda item: shared(arch, item[1]))
+    fields = {k: v for k, v in arch.to_dict().items() if v != getattr(base, k)}
+    parts = {
+        'type': 'NaViTBackbone',
+        'arch': {'preset': preset, **fields} if fields else preset,
+        'patch_size': weights.patch_shapes[0][1],
+        'position': weights.position,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': str(out)},
+    }
+    return f'dict({", ".join(f"{key}={value!r}" for key, value in parts.items())})'
+
+
+def shared(arch: Arch, other: Arch) -> int:
+    """How many fields of two architectures agree."""
+    return sum(value == getattr(other, key) for key, value in arch.to_dict().items())
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """Measuring that gives a figure only where it can stand: interleaved rounds, quartiles, spread.
 
 Arms that are compared run in turn, round by round, so that whatever else the machine does hits all
-of them alike. A time is the lower quartile of its rounds: noise only ever adds. The spread of a
-comparison is the interquartile range of its per-round ratios, over their median; beyond 20 % there
-is no figure, nor is there one from fewer than 15 rounds.
+of them alike. Rounds differ in their work, which is known: times are taken per FLOP. The pace of an
+arm is the lower quartile of that, as noise only ever adds, and its time is the pace at the FLOPs of
+all rounds. The spread of a comparison is the interquartile range of its per-round ratios of pace,
+over their median; beyond 20 % there is no figure, nor is there one from fewer than 15 rounds.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import quantiles
+from statistics import fmean, quantiles
+from typing import TypeVar
 
 import torch
 
+T = TypeVar('T')
 SPREAD_LIMIT = 0.20
 MIN_ROUNDS = 15
 
@@ -35,32 +40,52 @@ def spread(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Times of two arms in seconds; what stands at one index was measured in one round.
+class Arm:
+    """One side of a comparison: what stands at one index belongs to one round."""
 
-    `work` is their work over ours, where the two do not do the same amount.
-    """
-
-    ours: Sequence[float]
-    theirs: Sequence[float]
-    work: float = 1.0
+    seconds: Sequence[float]
+    flops: Sequence[float]
 
     @property
-    def ratio(self) -> float:
-        """How much faster ours does the same work: lower quartile over lower quartile."""
-        return lower_quartile(self.theirs) / lower_quartile(self.ours) / self.work
+    def paces(self) -> list[float]:
+        """Seconds per FLOP, round by round."""
+        return [t / work for t, work in zip(self.seconds, self.flops, strict=True)]
+
+    @property
+    def pace(self) -> float:
+        return lower_quartile(self.paces)
+
+    @property
+    def step(self) -> float:
+        """Seconds of a mean step at the arm's pace."""
+        return self.pace * fmean(self.flops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two arms that were measured in the same rounds."""
+
+    ours: Arm
+    theirs: Arm
+
+    @property
+    def speedup(self) -> float:
+        """Their time over ours, for all rounds."""
+        return self.theirs.step / self.ours.step
+
+    @property
+    def flops(self) -> float:
+        """Their FLOPs over ours, for all rounds."""
+        return fmean(self.theirs.flops) / fmean(self.ours.flops)
+
+    @property
+    def per_flop(self) -> float:
+        """Their time over ours, for equal FLOPs."""
+        return self.theirs.pace / self.ours.pace
 
     @property
     def spread(self) -> float:
-        return spread([b / a for a, b in zip(self.ours, self.theirs, strict=True)])
-
-    @property
-    def is_steady(self) -> bool:
-        return self.spread <= SPREAD_LIMIT
-
-    def figure(self) -> str:
-        """The ratio with its spread, or why there is none."""
-        return figure_of(f'{self.ratio:.2f}', spread=self.spread, rounds=len(self.ours))
+        return spread([b / a for a, b in zip(self.ours.paces, self.theirs.paces, strict=True)])
 
 
 def figure_of(value: str, *, spread: float, rounds: int) -> str:
@@ -136,6 +161,12 @@ def _device_name(device: torch.device) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or 'unknown CPU'
+
+
+def in_new_process(function: Callable[..., T], *args: object) -> T:
+    """What the function returns in a fresh process: its memory holds nothing of ours."""
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
 
 
 def resident_bytes(*, peak: bool) -> int:

@@ -18,8 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 from mmengine.device import get_device
-from navit_backbone.tools.command_line import add_config_arguments, read_config, run
 from rich.progress import track
+
+from navit_backbone.tools.command_line import add_config_arguments, read_config, run
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 # What loading raises on a file that is broken or no picture.

@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tools.command_line import run
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -47,10 +47,7 @@ def _count(text: str) -> int:
 def main() -> None:
     """Run; a user's mistake ends with a sentence, not a traceback."""
     args = parse_args()
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+    run(lambda: args.run(args))
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import METRICS
+
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,

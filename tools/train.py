@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
+
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,

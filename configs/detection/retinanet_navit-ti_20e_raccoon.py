@@ -31,7 +31,11 @@ model = dict(
         ),
     ),
     neck=dict(
-        type='SimpleFeaturePyramid', in_channels=192, out_channels=128, strides=strides, in_stride=16
+        type='SimpleFeaturePyramid',
+        in_channels=192,
+        out_channels=128,
+        strides=strides,
+        in_stride=16,
     ),
     bbox_head=dict(
         type='RetinaHead',
@@ -46,15 +50,17 @@ model = dict(
             ratios=[0.5, 1.0, 2.0],
             strides=strides,
         ),
-        bbox_coder=dict(
-            type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4
-        ),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0),
     ),
     train_cfg=dict(
         assigner=dict(
-            type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1
+            type='MaxIoUAssigner',
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.4,
+            min_pos_iou=0,
+            ignore_iof_thr=-1,
         ),
         sampler=dict(type='PseudoSampler'),  # the focal loss takes all anchors
         allowed_border=-1,

@@ -76,6 +76,8 @@ def category_names(ann_file: str, backend_args: dict[str, Any] | None = None) ->
             f'{ann_file} has no categories: add "categories": [{{"id": 1, "name": "..."}}, ...], '
             'whose ids the category_id of the annotations refer to'
         )
+    if any('name' not in category for category in categories):
+        raise ValueError(f'{ann_file}: a category without name; each needs id and name')
     return tuple(str(category['name']) for category in categories)
 
 
@@ -84,7 +86,7 @@ def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:
     if isinstance(given, str):
         raise ValueError(f"metainfo.classes={given!r} must be a list of names, as ['{given}']")
     expected = tuple(name for name in found if name in set(given))
-    if tuple(given) != expected:
+    if not given or tuple(given) != expected:
         raise ValueError(
             f'metainfo.classes={list(given)} are not categories of {ann_file} in its order, which '
             f'is {list(found)}: leave classes out to take them all, or keep to that order'
@@ -147,21 +149,21 @@ def set_num_classes(model: dict[str, Any], num_classes: int) -> None:
 
 def class_names(dataset: dict[str, Any]) -> Classes:
     """The classes of a data set's config, without reading its samples."""
-    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    built = DATASETS.build({**_innermost(dataset), 'lazy_init': True, 'pipeline': []})
     return tuple(built.metainfo['classes'])
 
 
 def _datasets(cfg: Config, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The innermost data set of each split that the config has; of several the first."""
-    found = {}
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        data = loader and loader['dataset']
-        while data and ('dataset' in data or 'datasets' in data):
-            data = data['dataset'] if 'dataset' in data else data['datasets'][0]
-        if data:
-            found[split] = data
-    return found
+    """The innermost data set of each split that the config has."""
+    loaders = {split: cfg.get(f'{split}_dataloader') for split in splits}
+    return {split: _innermost(loader['dataset']) for split, loader in loaders.items() if loader}
+
+
+def _innermost(dataset: dict[str, Any]) -> dict[str, Any]:
+    """What the wrappers of mmengine hold; of several the first."""
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    return dataset
 
 
 def _entries(node: Any, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:

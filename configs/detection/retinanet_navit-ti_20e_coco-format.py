@@ -1,0 +1,131 @@
+"""RetinaNet on a plain ViT-Ti from DeiT's ImageNet weights, for any data set in COCO's format.
+
+DATA_ROOT/annotations/instances_train.json and instances_val.json, pictures in DATA_ROOT/images/.
+Class names come from the files, and num_classes from these. Two overrides are all it takes:
+`data_root`, and `classes` where not every category is wanted. Where files lie otherwise, set
+train_dataloader.dataset.ann_file, .data_prefix.img and the like. Cost:
+
+NAVIT_DATA is the folder that holds `weights/` (unset: ../shared/data).
+python tools/train.py configs/detection/retinanet_navit-ti_20e_coco-format.py \\
+    --cfg-options data_root=/data/mine "classes=['cat', 'dog']"
+
+mmdet's own scripts take the folder from the environment (DATA_ROOT=/data/mine), and need
+model.bbox_head.num_classes=N in --cfg-options.
+"""
+
+_base_ = ['../_base_/runtime_detection.py', '../_base_/coco_format.py']
+
+max_epochs = 20
+strides = [8, 16, 32, 64, 128]
+model = dict(
+    type='RetinaNet',
+    data_preprocessor=dict(
+        type='NaViTDetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=strides[-1],
+    ),
+    backbone=dict(
+        type='NaViTBackbone',
+        arch=dict(preset='tiny', prefix_tokens=1),
+        patch_size=16,
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{$NAVIT_DATA:../shared/data}}/weights/deit_tiny_patch16_224.pt',
+        ),
+    ),
+    neck=dict(
+        type='SimpleFeaturePyramid',
+        in_channels=192,
+        out_channels=128,
+        strides=strides,
+        in_stride=16,
+    ),
+    bbox_head=dict(
+        type='RetinaHead',
+        num_classes=80,  # tools/train.py: as many as the data has
+        in_channels=128,
+        feat_channels=128,
+        stacked_convs=2,
+        anchor_generator=dict(
+            type='AnchorGenerator',
+            octave_base_scale=4,
+            scales_per_octave=3,
+            ratios=[0.5, 1.0, 2.0],
+            strides=strides,
+        ),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=1.0),
+    ),
+    train_cfg=dict(
+        assigner=dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.4,
+            min_pos_iou=0,
+            ignore_iof_thr=-1,
+        ),
+        sampler=dict(type='PseudoSampler'),  # the focal loss takes all anchors
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    ),
+    test_cfg=dict(
+        nms_pre=1000,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=100,
+    ),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='ResizeToTokenBudget', max_tokens=784, patch_size=16, random=dict(low_tokens=400)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='ResizeToTokenBudget', max_tokens=784, patch_size=16),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+
+data_root = '{{$DATA_ROOT:data/coco_format}}/'
+data = dict(data_root=data_root, data_prefix=dict(img='images/'))
+train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline, **data))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **data))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+    constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=0.75),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=80),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=1e-6,
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        convert_to_iter_based=True,
+    ),
+]

@@ -1,0 +1,370 @@
+"""The commands that a user types: train, test, predict, convert; and what they say to mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+
+from navit_backbone.checkpoint import read_checkpoint, read_weights
+from navit_backbone.tasks.common.loaded_weights import check_fit
+from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tasks.detection.inference import annotated
+from navit_backbone.tools import convert_weights, predict, test, train
+from navit_backbone.tools.command_line import check_options, read_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
+LOADERS = [
+    f'{split}_dataloader.{option}'
+    for split in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
+QUICK = [
+    'model.backbone.arch.num_layers=1',
+    'model.test_cfg.score_thr=0.0',
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    *LOADERS,
+]
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory):
+    """A sample set of few drawings."""
+    folder = tmp_path_factory.mktemp('sample') / 'set'
+    write_sample_set(folder, seed=0, num_pictures=dict(train=8, val=3))
+    return folder
+
+
+def call(monkeypatch, tool, *arguments):
+    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
+    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        tool.main()
+    return caught.value.code
+
+
+@pytest.fixture(scope='module')
+def trained(sample, tmp_path_factory):
+    """A work dir after one epoch."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_dir = tmp_path_factory.mktemp('work')
+        options = ['--cfg-options', f'data_root={sample}', *QUICK]
+        # a config that counts two classes: the data has five, and the model follows
+        options.append('model.bbox_head.num_classes=2')
+        assert call(monkeypatch, train, CONFIG, '--work-dir', work_dir, *options) is None
+    return work_dir
+
+
+@pytest.fixture
+def options(sample):
+    return ['--cfg-options', f'data_root={sample}', *QUICK]
+
+
+def test_model_counts_the_classes_of_its_data(trained):
+    state = read_checkpoint(trained / 'epoch_1.pth')['state_dict']
+    assert len(state['bbox_head.retina_cls.bias']) == 9 * 5
+    assert Config.fromfile(trained / f'{CONFIG.stem}.py').model.bbox_head.num_classes == 5
+
+
+def test_resume_goes_on_where_training_stopped(trained, options, monkeypatch, tmp_path):
+    for number, resume in enumerate((trained / 'epoch_1.pth', trained)):
+        work_dir = tmp_path / str(number)
+        arguments = ['--work-dir', work_dir, '--resume', resume, '--amp', *options]
+        assert call(monkeypatch, train, CONFIG, *arguments, 'train_cfg.max_epochs=2') is None
+        assert not (work_dir / 'epoch_1.pth').exists()
+        meta = read_checkpoint(work_dir / 'epoch_2.pth')['meta']
+        assert (meta['epoch'], meta['iter']) == (2, 2)
+        config = Config.fromfile(work_dir / f'{CONFIG.stem}.py')
+        assert config.optim_wrapper.type == 'BFloat16OptimWrapper'
+
+
+def test_figures_and_drawings_are_written(trained, options, monkeypatch, tmp_path):
+    out, show, work_dir = tmp_path / 'a' / 'figures.json', tmp_path / 'show', tmp_path / 'work'
+    arguments = ['--out', out, '--show-dir', show, '--work-dir', work_dir, *options]
+    assert call(monkeypatch, test, CONFIG, trained / 'epoch_1.pth', *arguments) is None
+    figures = json.loads(out.read_text())
+    assert 0 <= figures['coco/bbox_mAP'] <= 1
+    assert figures['checkpoint'] == str(trained / 'epoch_1.pth')
+    assert len(list(show.glob('*.jpg'))) == 3
+
+
+def test_flips_are_averaged(trained, options, monkeypatch, tmp_path):
+    figures = []
+    for name, flips in (('plain', []), ('flipped', ['--tta'])):
+        out = tmp_path / f'{name}.json'
+        arguments = ['--out', out, '--work-dir', tmp_path, *flips, *options]
+        assert call(monkeypatch, test, CONFIG, trained / 'epoch_1.pth', *arguments) is None
+        figures.append(json.loads(out.read_text()))
+    assert figures[0].keys() == figures[1].keys()
+    assert figures[0] != figures[1]
+
+
+# --------------------------------------------------------------------------------------------------
+# predict
+
+
+def test_folder_is_predicted_and_bad_pictures_are_named(
+    trained, sample, options, monkeypatch, tmp_path, capsys
+):
+    source, out = tmp_path / 'in', tmp_path / 'in' / 'out'
+    (source / 'deeper').mkdir(parents=True)
+    good = sorted((sample / 'val').glob('*.jpg'))
+    for folder, file in ((source, good[0]), (source, good[1]), (source / 'deeper', good[0])):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (source / 'text.png').write_text('no picture')
+    (source / 'cut.jpg').write_bytes(good[0].read_bytes()[:200])
+    (source / 'notes.txt').write_text('not looked at')
+    # outside the folder, with a name that is taken
+    extra = sample / 'val' / good[0].name
+    for _ in range(2):  # the second time the folder holds the drawings of the first
+        arguments = [source, extra, '--out-dir', out, *options]
+        code = call(monkeypatch, predict, CONFIG, trained / 'epoch_1.pth', *arguments)
+    assert code == 3
+    content = json.loads((out / 'predictions.json').read_text())
+    assert len(content['images']) == 4
+    assert sorted(Path(item['file_name']).name for item in content['skipped']) == [
+        'cut.jpg',
+        'text.png',
+    ]
+    assert 'text.png cannot be read' in capsys.readouterr().err
+    drawn = sorted(str(file.relative_to(out)) for file in out.rglob('*.jpg'))
+    stem = good[0].stem
+    assert drawn == sorted([good[0].name, good[1].name, f'deeper/{good[0].name}', f'{stem}_2.jpg'])
+    names = {item['id']: item['name'] for item in content['categories']}
+    sizes = {item['id']: item for item in content['images']}
+    assert content['annotations']
+    for item in content['annotations']:
+        x, y, w, h = item['bbox']
+        size = sizes[item['image_id']]
+        assert item['category_name'] == names[item['category_id']]
+        assert 0 <= x <= x + w <= size['width'] + 1e-3
+        assert 0 <= y <= y + h <= size['height'] + 1e-3
+        assert 0 < item['score'] <= 1
+    assert len({item['id'] for item in content['annotations']}) == len(content['annotations'])
+    for size in sizes.values():
+        with Image.open(size['file_name']) as image:
+            assert image.size == (size['width'], size['height'])
+
+
+def test_prediction_needs_no_data_set(trained, sample, monkeypatch, tmp_path):
+    picture = next((sample / 'val').glob('*.jpg'))
+    arguments = [picture, '--out-dir', tmp_path, '--cfg-options', 'data_root=nowhere', *QUICK]
+    assert call(monkeypatch, predict, CONFIG, trained / 'epoch_1.pth', *arguments) == 0
+
+
+@pytest.mark.parametrize('size', [(40, 30), (300, 200), (37, 900)])
+def test_drawing_keeps_the_size_and_marks_the_box(size):
+    image = np.full((*size, 3), 255, dtype=np.uint8)
+    box = [size[1] * 0.5, size[0] * 0.5, size[1] * 0.4, size[0] * 0.4]
+    item = {'bbox': box, 'category_id': 1, 'category_name': 'a long class name', 'score': 0.5}
+    drawn = np.asarray(annotated(image, [item], 3))
+    assert drawn.shape == image.shape
+    changed = (drawn != 255).any(-1)
+    assert changed[round(box[1] + box[3]) - 1, round(box[0] + box[2] / 2)]  # the lower edge
+    assert not changed[round(box[1] + box[3] * 0.75), round(box[0] + box[2] * 0.5)]  # inside
+    assert np.array_equal(np.asarray(annotated(image, [], 3)), image)
+
+
+# --------------------------------------------------------------------------------------------------
+# convert
+
+
+def test_convert_writes_a_file_that_says_how_to_use_it(data_root, monkeypatch, tmp_path, capsys):
+    source, out = data_root / 'weights/deit_tiny_patch16_224.pt', tmp_path / 'deit.safetensors'
+    assert call(monkeypatch, convert_weights, source, out) is None
+    printed = capsys.readouterr().out
+    assert '152 tensors loaded, 100.0% of the backbone' in printed
+    assert "arch={'preset': 'tiny', 'prefix_tokens': 1}" in printed
+    weights = read_weights(out)
+    assert (weights.family, weights.input_mean) == ('timm-deit', (0.485, 0.456, 0.406))
+    # the printed line builds the backbone and loads the file
+    backbone = MODELS.build(eval(printed.split('backbone=')[1]))
+    backbone.init_weights()
+    key = 'blocks.3.mlp.fc1.weight'
+    assert torch.equal(backbone.vit.state_dict()[key], weights.tensors[key])
+    assert 'exists' in call(monkeypatch, convert_weights, source, out)
+    assert (
+        call(monkeypatch, convert_weights, source, out, '--family', 'deit', '--overwrite') is None
+    )
+    assert read_weights(out).position['antialias'] is False
+    assert 'is the source itself' in call(monkeypatch, convert_weights, out, out)
+
+
+# --------------------------------------------------------------------------------------------------
+# Mistakes
+
+MISTAKES = {
+    'no config': (['nowhere.py'], {}, r'no config at nowhere.py: see configs/'),
+    'a slip of a key': ([], {'train_dataloader.batch_sise': 2}, 'did you mean batch_size'),
+    'a slip at the top': ([], {'optim_wraper.type': 'x'}, 'did you mean optim_wrapper'),
+    'a slip of a part': ([], {'model.bakbone.x': 1}, "'model' has no 'bakbone'.* mean backbone"),
+    'an unknown part': ([], {'train_cfg.flux.x': 1}, "unexpected keyword argument 'flux'"),
+    'a part of none': ([], {'test_pipeline.0.x.y': 1, 'env_cfg.x.y': 1}, "'env_cfg' has no 'x'"),
+    'a place beyond a list': ([], {'param_scheduler.9.end': 1}, "'param_scheduler' has no '9'"),
+    'an unknown argument': ([], {'model.backbone.flux': 1}, "NaViTBackbone.* unexpected .*'flux'"),
+    'an unknown type': ([], {'model.backbone.type': 'Flux'}, 'Flux is not in the .*registry'),
+    'an unknown field': ([], {'model.backbone.arch.flux': 1}, r"no field \['flux'\]: allowed are"),
+    'a preset': ([], {'model.backbone.arch.preset': 'huge'}, "arch 'huge' is not one of"),
+    'no data': ([], {'data_root': '/nowhere'}, 'no annotation file at /nowhere/annotations'),
+    'no weights': ([], {'model.backbone.init_cfg.type': 'Pretrained',
+                        'model.backbone.init_cfg.checkpoint': 'gone.pth'}, 'gone.pth does not ex'),
+    'nothing to resume': (['--resume', 'gone.pth'], {}, 'gone.pth does not exist: give the path'),
+    'an empty folder': (['--resume', str(ROOT / 'docs')], {}, 'holds no last_checkpoint'),
+    'slurm without CUDA': (['--launcher', 'slurm'], {}, 'needs CUDA.*torchrun'),
+    'one process': (['--launcher', 'pytorch'], {}, 'torchrun --nproc_per_node'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', MISTAKES)
+def test_mistake_in_training_is_told_in_a_sentence(case, sample, monkeypatch, tmp_path):
+    arguments, changes, message = MISTAKES[case]
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('RANK', raising=False)
+    (tmp_path / 'docs').mkdir()
+    arguments = [str(tmp_path / 'docs') if 'docs' in a else a for a in arguments]
+    config = [] if case == 'no config' else [CONFIG]
+    changes = {'data_root': sample, **changes}
+    if case == 'no config':
+        changes = {}
+    options = [f'{key}={value}' for key, value in changes.items()]
+    arguments = [*config, *arguments, '--work-dir', tmp_path]
+    if options:
+        arguments += ['--cfg-options', *QUICK, *options]
+    code = call(monkeypatch, train, *arguments)
+    assert isinstance(code, str)
+    assert code.startswith('error: ')
+    assert re.search(message, code), code
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('x = (1,', r'broken.py, line 1: .*never closed'),
+        ("_base_ = ['gone.py']", r'gone.py'),
+        ('x = y', r"NameError: name 'y' is not defined"),
+        ("custom_imports = dict(imports=['no_such_module'])", r'no_such_module.*doctor'),
+    ],
+)
+def test_broken_config_is_told_with_its_file(text, message, tmp_path, monkeypatch):
+    (tmp_path / 'broken.py').write_text(text)
+    code = call(monkeypatch, train, tmp_path / 'broken.py')
+    assert isinstance(code, str)
+    assert re.search(message, code), code
+
+
+def test_options_that_are_no_assignments_are_refused(monkeypatch, capsys):
+    assert call(monkeypatch, train, CONFIG, '--cfg-options', 'flux') == 2
+    assert "'flux' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_options_for_parts_that_are_judged_elsewhere_pass(capsys):
+    cfg = Config(
+        dict(
+            model=dict(type='A', backbone=dict(type='B', arch=dict(preset='tiny'), init_cfg=None)),
+            train_dataloader=dict(batch_size=2),
+            pipeline=[dict(type='C')],
+        )
+    )
+    options = {
+        'model.backbone.drop_path_rate': 0.1,
+        'model.backbone.init_cfg.checkpoint': 'x',
+        'model.backbone.arch.prefix_tokens': 1,
+        'train_dataloader.prefetch_factor': 4,
+        'pipeline.0.prob': 1,
+        'load_from': 'x',
+    }
+    check_options(cfg, options)
+    printed = capsys.readouterr().err
+    assert 'train_dataloader.prefetch_factor adds' in printed
+    assert 'drop_path_rate' not in printed
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch, tmp_path):
+    def fail(*_):
+        torch.zeros(2).reshape(3)
+
+    monkeypatch.setattr(train, 'read_config', fail)
+    monkeypatch.setattr(sys, 'argv', ['train', str(CONFIG)])
+    with pytest.raises(RuntimeError, match='shape'):
+        train.main()
+    monkeypatch.setattr(train, 'read_config', lambda *_: int('x'))
+    with pytest.raises(ValueError, match='literal'):  # not one of our sentences
+        train.main()
+
+
+def test_test_and_predict_name_what_is_missing(trained, sample, options, monkeypatch, tmp_path):
+    picture = next((sample / 'val').glob('*.jpg'))
+    out = ['--out-dir', tmp_path, *options]
+    file = trained / 'epoch_1.pth'
+    (tmp_path / 'empty').mkdir()
+    code = call(monkeypatch, test, CONFIG, 'gone.pth', *options)
+    assert code == 'error: no checkpoint at gone.pth: give a file of a work dir'
+    code = call(monkeypatch, predict, CONFIG, 'gone.pth', picture, *out)
+    assert code == 'error: no checkpoint at gone.pth: give a file of a work dir'
+    code = call(monkeypatch, predict, CONFIG, file, 'gone', *out)
+    assert code == 'error: no file or folder at gone'
+    code = call(monkeypatch, predict, CONFIG, file, tmp_path / 'empty', *out)
+    assert 'no pictures in' in code
+    assert call(monkeypatch, test, CONFIG, file, '--out', 'figures.txt') == 2
+
+
+def test_half_matching_checkpoint_is_refused_head_included(
+    trained, sample, options, monkeypatch, tmp_path
+):
+    content = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    content['state_dict']['bbox_head.retina_cls.bias'] = torch.zeros(9)
+    torch.save(content, tmp_path / 'other.pth')
+    picture = next((sample / 'val').glob('*.jpg'))
+    message = r'other.pth does not fit this model: .* of its values.*retina_cls.bias \(9,\)'
+    for tool, arguments in ((test, []), (predict, [picture, '--out-dir', tmp_path])):
+        work_dir = ['--work-dir', tmp_path] if tool is test else []
+        code = call(
+            monkeypatch, tool, CONFIG, tmp_path / 'other.pth', *arguments, *work_dir, *options
+        )
+        assert re.search(message, str(code)), code
+    arguments = ['--work-dir', tmp_path, '--resume', tmp_path / 'other.pth', *options]
+    code = call(monkeypatch, train, CONFIG, *arguments, 'train_cfg.max_epochs=2')
+    assert re.search(message, str(code)), code
+
+
+def test_new_head_may_start_from_other_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 2))
+    state = model.state_dict()
+    other = state | {'1.weight': torch.zeros(3, 8), '1.bias': torch.zeros(3)}
+    check_fit(model, other, 'w.pth', min_share=0.5)
+    check_fit(model, {f'module.{key}': item for key, item in state.items()}, 'w.pth')
+    with pytest.raises(ValueError, match=r'80.0% of its values are there, 100% are needed'):
+        check_fit(model, other, 'w.pth')
+    with pytest.raises(ValueError, match=r'20.0% of its values are there, 50%.*Missing: 0.weight'):
+        check_fit(model, {k: t for k, t in state.items() if k[0] == '1'}, 'w.pth', min_share=0.5)
+
+
+def test_config_always_checks_what_is_loaded():
+    hooks = [hook['type'] for hook in read_config(CONFIG, {}).custom_hooks]
+    assert hooks.count('LoadedWeightsHook') == 1
+
+
+# --------------------------------------------------------------------------------------------------
+# Several processes
+
+
+def test_two_processes_train_without_cuda(sample, tmp_path):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
+    command += ['--master_port', str(20000 + os.getpid() % 20000), str(ROOT / 'tools/train.py')]
+    command += [str(CONFIG), '--launcher', 'pytorch', '--work-dir', str(tmp_path / 'work')]
+    command += ['--cfg-options', f'data_root={sample}', *QUICK, 'train_dataloader.batch_size=2']
+    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    meta = read_checkpoint(tmp_path / 'work/epoch_1.pth')['meta']
+    assert meta['iter'] == 2  # 8 drawings, 2 processes of 2 each
