@@ -22,6 +22,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parents[1]
 STAMPS = Path(sys.prefix) / 'setup'
 TESTED_TORCH = 'torch==2.13.0'
+WAY_OUT = f'after mending the cause run the same command again, or start afresh: rm -r {sys.prefix}'
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def make_steps(torch: str) -> list[Step]:
 
 
 def choose_torch(wanted: str) -> str:
-    """What is wanted, else what an earlier set-up took, else what is there, else what was tested."""
+    """What is wanted, else what an earlier set-up took, else what is there, else the tested."""
     stamp = STAMPS / 'torch'
     if wanted or stamp.exists():
         return wanted or stamp.read_text().split('\n', 1)[1]
-    found = [dist.version for dist in metadata.distributions(name='torch')]
+    found = [dist.version for dist in metadata.distributions(name='torch') if dist.files]
     return f'torch=={found[0]}' if found else TESTED_TORCH
 
 
@@ -131,9 +132,6 @@ def perform(step: Step, lock: IO[str]) -> None:
     aside = step.stamp.with_suffix('.new')
     aside.write_text(step.content)
     aside.replace(step.stamp)
-
-
-WAY_OUT = f'after mending the cause run the same command again, or start afresh: rm -r {sys.prefix}'
 
 
 def install(step: Step, renew: tuple[str, ...], lock: IO[str]) -> None:

@@ -56,7 +56,6 @@ def check_policy(policy: str) -> None:
         raise ValueError(f'attention={policy!r} is not one of {get_args(Policy)}')
 
 
-@torch.compiler.assume_constant_result
 def pick_kernel(
     policy: Policy, device: torch.device, dtype: torch.dtype, head_width: int, equal: bool
 ) -> Kernel:
@@ -70,6 +69,11 @@ def pick_kernel(
     if equal:
         return _announce('batched', f'{reason}; all segments are equal')
     return _announce('segmented', f'{reason}; segments of several lengths')
+
+
+# What torch.compiler.assume_constant_result sets; calling it would import all of torch's compiler,
+# seconds of it, and change the environment. A trace then takes the answer as it is, log and all.
+pick_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def varlen_obstacle(device: torch.device, dtype: torch.dtype, head_width: int) -> str:

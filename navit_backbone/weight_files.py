@@ -13,6 +13,7 @@ import os
 import struct
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,46 +147,61 @@ def _read_for_mmengine(
     content = read_checkpoint(file, map_location)
     if file.suffix == '.safetensors':
         return {'state_dict': content, 'meta': {}}
-    meta = content.get('meta')
-    runtime = content.get('message_hub', {}).get('runtime_info', {})
-    if isinstance(meta, dict):
-        # mmengine never writes this key, yet runs it as Python when it resumes.
-        meta.pop('config', None)
-    for place in (meta, runtime):
-        if isinstance(place, dict) and isinstance(place.get('cfg'), str):
-            _refuse_code(place['cfg'], file)
+    meta, hub = content.get('meta'), content.get('message_hub')
+    runtime = hub.get('runtime_info') if isinstance(hub, dict) else None
+    _drop_programs(file, *(part for part in (meta, runtime) if isinstance(part, dict)))
     try:
         return dict(_restore(content, history_buffer, {}))
     except _BROKEN as error:
         raise _broken(file, error) from error
 
 
-_VALUES = (ast.Module, ast.Assign, ast.Name, ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant)
-_VALUES += (ast.Call, ast.keyword, ast.UnaryOp, ast.USub, ast.Load, ast.Store)  # type: ignore[assignment]
+def _drop_programs(file: Path, *parts: dict[str, Any]) -> None:
+    """Take out config texts that are more than values: mmengine runs such text as Python.
 
-
-def _refuse_code(config_text: str, file: Path) -> None:
-    """Raise unless a config inside a checkpoint only states values.
-
-    An Inferencer that is given a checkpoint alone runs this text as Python.
+    It does so with `config` when it resumes, though it never writes that key, and with `cfg` in an
+    Inferencer that is given a checkpoint alone.
     """
-    # mmengine replaces {{ }} and follows _base_ before it parses: what runs is not what stands here
-    plain = '{{' not in config_text
+    for part in parts:
+        part.pop('config', None)
+        if 'cfg' in part and not _states_values(part['cfg']):
+            del part['cfg']
+            warnings.warn(
+                f'{file}: the config stored in it does more than state values and was left out; '
+                'give the config file beside the checkpoint',
+                stacklevel=2,
+            )
+
+
+def _states_values(text: Any) -> bool:
+    """Whether a config's text only assigns values to names."""
+    # mmengine replaces {{ }} before it parses: what runs would not be what stands here
+    if not isinstance(text, str) or '{{' in text:
+        return False
     try:
-        nodes = list(ast.walk(ast.parse(config_text)))
+        statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError):
-        plain, nodes = False, []
-    for node in nodes:
-        dict_call = isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict'
-        plain &= isinstance(node, _VALUES) and (dict_call or not isinstance(node, ast.Call))
-        plain &= getattr(node, 'id', '') != '_base_'
-        plain &= getattr(node, 'id', '') != '_base_'
-    if not plain:
-        raise UnsafeWeightsError(
-            f'{file}: the config stored in this checkpoint does more than state values, so it is '
-            "not read; where you trust its source, keep its weights alone: torch.save({'state_dict'"
-            ': ...})'
-        )
+        return False
+    return all(
+        isinstance(statement, ast.Assign)
+        and all(getattr(to, 'id', 'dict') not in ('dict', '_base_') for to in statement.targets)
+        and _is_value(statement.value)
+        for statement in statements
+    )
+
+
+def _is_value(node: ast.expr | None) -> bool:
+    """Whether an expression is a literal, or a dict(...) of such."""
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        return all(_is_value(item) for item in node.elts)
+    if isinstance(node, ast.Dict):
+        return all(_is_value(item) for item in (*node.keys, *node.values))
+    if isinstance(node, ast.Call):
+        given = [*node.args, *(item.value if item.arg else None for item in node.keywords)]
+        return getattr(node.func, 'id', '') == 'dict' and all(_is_value(item) for item in given)
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and _is_value(node.operand)
+    return isinstance(node, ast.Constant)
 
 
 # --------------------------------------------------------------------------------------------------

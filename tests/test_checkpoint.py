@@ -9,7 +9,7 @@ from oracles import perturb, pictures
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from weights import ARCH, GRID, WITH_CLASS, layer, navit, timm_state
+from weights import ARCH, GRID, WITH_CLASS, layer, navit, save, timm_state
 
 from navit_backbone import pack, patchify
 from navit_backbone.checkpoint import (
@@ -28,6 +28,11 @@ def answer(model, sizes=((33, 70), (16, 48))):
     packed = pack([patchify(image, (1, 16, 16)) for image in pictures(sizes, torch.float32)])
     with torch.no_grad():
         return model.eval()(packed).tokens
+
+
+@pytest.fixture
+def source(tmp_path):
+    return lambda state, name='weights.pth': save(tmp_path / name, state)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -149,6 +149,14 @@ def test_data_root_moves_all_that_stands_under_it(tmp_path):
     assert cfg.model.bbox_head.num_classes == 7
 
 
+def test_data_root_may_lie_below_the_old_one_and_other_options_win():
+    cfg = config('old')
+    override(cfg, {'data_root': 'old/set', 'train_dataloader.dataset.data_root': 'old/other'})
+    assert cfg.data_root == 'old/set'
+    assert cfg.train_dataloader.dataset.data_root == 'old/other'
+    assert cfg.val_evaluator.ann_file == 'old/set/annotations/instances_val.json'
+
+
 def test_classes_reach_every_data_set():
     cfg = config('set')
     wrapped = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)

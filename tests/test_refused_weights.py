@@ -4,9 +4,15 @@ import copy
 
 import pytest
 import torch
-from weights import ARCH, WITH_CLASS, navit, timm_state
+from weights import ARCH, WITH_CLASS, navit, save, timm_state
 
 from navit_backbone.checkpoint import load_weights, read_checkpoint
+
+
+@pytest.fixture
+def source(tmp_path):
+    return lambda state, name='weights.pth': save(tmp_path / name, state)
+
 
 SCALES = {f'blocks.{i}.ls{k}.gamma': torch.ones(24) for i in range(2) for k in (1, 2)}
 DISAGREEMENTS = {
@@ -158,5 +164,3 @@ def test_missing_file_and_folder_are_named(tmp_path):
         load_weights(navit(), tmp_path / 'nowhere.pth')
     with pytest.raises(FileNotFoundError, match=r'is a folder'):
         load_weights(navit(), tmp_path)
-
-

@@ -144,7 +144,7 @@ def test_the_steps_install_what_requirements_pin():
 
 
 def test_torch_stays_what_it_was_chosen_to_be(machine, monkeypatch):
-    present = [SimpleNamespace(version='2.14.0+cu130')]
+    present = [SimpleNamespace(version='2.14.0+cu130', files=['torch.py'])]
     monkeypatch.setattr(setup.metadata, 'distributions', lambda name: present)
     assert setup.choose_torch('') == 'torch==2.14.0+cu130'
     step = replace(machine.steps[0], name='torch', key='torch==2.14.0 --index-url there')

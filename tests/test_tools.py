@@ -218,6 +218,8 @@ MISTAKES = {
     'no data': ([], {'data_root': '/nowhere'}, 'no annotation file at /nowhere/annotations'),
     'no weights': ([], {'model.backbone.init_cfg.type': 'Pretrained',
                         'model.backbone.init_cfg.checkpoint': 'gone.pth'}, 'gone.pth does not ex'),
+    'a slip in init_cfg': ([], {'model.backbone.init_cfg.type': 'Pretrained',
+                                'model.backbone.init_cfg.map': 'x'}, "init_cfg got .*'map'; it"),
     'nothing to resume': (['--resume', 'gone.pth'], {}, 'gone.pth does not exist: give the path'),
     'an empty folder': (['--resume', str(ROOT / 'docs')], {}, 'holds no last_checkpoint'),
     'slurm without CUDA': (['--launcher', 'slurm'], {}, 'needs CUDA.*torchrun'),

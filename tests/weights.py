@@ -2,6 +2,7 @@
 
 import torch
 from oracles import perturb
+from safetensors.torch import save_file
 
 from navit_backbone import NaViT
 
@@ -40,3 +41,9 @@ def layer(name, weight, bias):
 
 def navit(arch=WITH_CLASS, **options):
     return perturb(NaViT(arch, **{'patch_size': 16, 'position': GRID, **options}), seed=3)
+
+
+def save(path, state):
+    """Write a state dict as the name of the file asks for."""
+    (save_file if path.suffix == '.safetensors' else torch.save)(state, path)
+    return path

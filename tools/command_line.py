@@ -184,6 +184,9 @@ def mistake(error: Exception, config: Path | None = None) -> str | None:
             text = text.strip().splitlines()[-1].split(': ', 1)[-1]
         told = type(error).__module__.startswith('navit_backbone')
         return text if told or any(folder in where.parents for folder in ours) else None
+    if 'load_weights() got' in text:
+        said = text.split('() ')[1]
+        return f'{config}: init_cfg {said}; it takes checkpoint, prefix, family, min_share'
     if where.name != 'build_functions.py':
         return None
     if isinstance(error, TypeError) and not _CONSTRUCTOR.search(text):

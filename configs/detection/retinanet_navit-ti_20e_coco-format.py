@@ -48,7 +48,8 @@ model = dict(
         num_classes=80,  # tools/train.py: as many as the data has
         in_channels=128,
         feat_channels=128,
-        stacked_convs=2,
+        stacked_convs=4,
+        norm_cfg=dict(type='LayerNorm2d', eps=1e-6),
         anchor_generator=dict(
             type='AnchorGenerator',
             octave_base_scale=4,

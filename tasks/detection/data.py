@@ -110,20 +110,24 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     `data_root`: whatever stands under the config's `data_root` moves to the new one. `classes`: the
     class names to use, where not all that the annotation file has.
     """
-    old = str(cfg.get('data_root')).rstrip('/')
-    cfg.merge_from_dict(dict(options))
     if 'data_root' in options:
-        for parent, key in _entries(cfg._cfg_dict, ('data_root', 'ann_file')):
-            path = str(parent[key])
-            if path.rstrip('/') == old:
-                parent[key] = options['data_root']
-            elif path.startswith(f'{old}/'):
-                parent[key] = join_path(options['data_root'], path[len(old) + 1 :])
+        _move(cfg, str(cfg.get('data_root')).rstrip('/'), str(options['data_root']))
+    cfg.merge_from_dict(dict(options))
     if 'classes' in options:
         names = options['classes']
         names = [names] if isinstance(names, str) else list(names)
         for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
             dataset['metainfo'] = {**dataset.get('metainfo', {}), 'classes': names}
+
+
+def _move(cfg: Config, old: str, new: str) -> None:
+    """Let the paths in and under the folder `old` be in and under `new`."""
+    for parent, key in _entries(cfg._cfg_dict, ('data_root', 'ann_file')):
+        path = str(parent[key])
+        if path.rstrip('/') == old:
+            parent[key] = new
+        elif path.startswith(f'{old}/'):
+            parent[key] = join_path(new, path[len(old) + 1 :])
 
 
 def follow_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Classes:

@@ -46,7 +46,7 @@ class Detector:
 
     def _objects(self, sample: DetDataSample) -> list[dict[str, Any]]:
         found = sample.pred_instances.cpu()
-        found = found[found.scores.argsort(descending=True)]
+        found = found[found.scores.argsort(descending=True, stable=True)]
         objects = []
         for box, score, label in zip(
             found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
