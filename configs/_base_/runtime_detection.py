@@ -11,7 +11,11 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
-custom_hooks = [dict(type='ClassCheckHook'), dict(type='BadSampleHook')]
+custom_hooks = [
+    dict(type='ClassCheckHook'),
+    dict(type='LoadedWeightsHook'),
+    dict(type='BadSampleHook'),
+]
 
 # the seed of the weights, and of every draw of a sample together with its epoch and index
 randomness = dict(seed=0)
