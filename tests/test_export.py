@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from navit_backbone.tasks.common.pyramid import SimpleFeaturePyramid
 from oracles import perturb
 
 from navit_backbone.backbone import NaViTBackbone
+from navit_backbone.tasks.common.pyramid import SimpleFeaturePyramid
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=3, feedforward_channels=40)
 OPTIONS = {
