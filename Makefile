@@ -11,7 +11,7 @@ JOBS ?= auto
 ARGS ?=
 
 RUN = .venv/bin/python
-DEMO = configs/detection/retinanet_navit-ti_12e_sample.py
+DEMO = configs/detection/retinanet_navit-ti_20e_sample.py
 OUT = work_dirs/demo
 
 define SUMMARY

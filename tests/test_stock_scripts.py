@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(mmdet.__file__).parent / '.mim' / 'tools'
-CONFIG = ROOT / 'configs/detection/retinanet_navit-ti_12e_sample.py'
+CONFIG = ROOT / 'configs/detection/retinanet_navit-ti_20e_sample.py'
 # a low threshold: after two epochs nothing is sure, and no boxes would prove nothing
 QUICK = [
     'train_cfg.max_epochs=2',

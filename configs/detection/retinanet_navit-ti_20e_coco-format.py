@@ -3,7 +3,7 @@
 DATA_ROOT/annotations/instances_train.json and instances_val.json, pictures in DATA_ROOT/images/.
 Class names come from the files, and num_classes from these. Two overrides are all it takes:
 `data_root`, and `classes` where not every category is wanted. Where files lie otherwise, set
-train_dataloader.dataset.ann_file, .data_prefix.img and the like. Cost:
+train_dataloader.dataset.ann_file, .data_prefix.img and the like.
 
 NAVIT_DATA is the folder that holds `weights/` (unset: ../shared/data).
 python tools/train.py configs/detection/retinanet_navit-ti_20e_coco-format.py \\

@@ -5,7 +5,7 @@ most 196 tokens each. Cost:
 Box AP50:
 
 python tools/prepare_data.py sample --out data/sample
-python tools/train.py configs/detection/retinanet_navit-ti_12e_sample.py
+python tools/train.py configs/detection/retinanet_navit-ti_20e_sample.py
 """
 
 _base_ = [
@@ -14,7 +14,7 @@ _base_ = [
     '../_base_/navit-ti.py',
 ]
 
-max_epochs = 12
+max_epochs = 20
 strides = [16, 32]  # at this size no shape is smaller than 45 pixels
 model = dict(
     type='RetinaNet',
@@ -98,7 +98,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
