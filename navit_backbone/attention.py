@@ -141,14 +141,14 @@ def segment_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention within segments of the given `lengths` ([S], on the host), and its log-sum-exp.
 
-    The log-sum-exp [T, H] spares the backward pass on CPU from running the forward pass again;
-    elsewhere it is empty and the backward pass runs it.
+    The log-sum-exp [T, H] is what the backward pass of the CPU kernel needs; elsewhere it is empty,
+    and the backward pass computes the weights of a segment anew.
     """
     out = _blank(v_THK)
     lse = _new_lse(v_THK)
     for rows, count in _runs(lengths):
         q, k, v = (_batch(x, rows, count) for x in (q_THK, k_THK, v_THK))
-        if v.device.type == 'cpu':
+        if _has_flash(v):
             part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
             lse[rows] = _flat(part_lse)
         else:
@@ -162,13 +162,18 @@ def _(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor) -> tuple[Ten
     return _blank(v_THK), _new_lse(v_THK)
 
 
+def _has_flash(x: Tensor) -> bool:
+    """Whether the fused CPU kernel serves."""
+    return x.device.type == 'cpu'
+
+
 def _blank(x_THK: Tensor) -> Tensor:
     return torch.empty_like(x_THK, memory_format=torch.contiguous_format)
 
 
 def _new_lse(v_THK: Tensor) -> Tensor:
     dtype = torch.float64 if v_THK.dtype == torch.float64 else torch.float32
-    num_tokens = v_THK.shape[0] if v_THK.device.type == 'cpu' else 0
+    num_tokens = v_THK.shape[0] if _has_flash(v_THK) else 0
     return v_THK.new_empty(num_tokens, v_THK.shape[1], dtype=dtype)
 
 
@@ -187,13 +192,13 @@ def segment_attention_backward(
     tensors = (q_THK, k_THK, v_THK, out_THK, grad_THK)
     for rows, count in _runs(lengths):
         q, k, v, out, grad = (_batch(x, rows, count) for x in tensors)
-        if v.device.type == 'cpu':
+        if _has_flash(v):
             part_lse = lse[rows].unflatten(0, (count, -1)).transpose(1, 2)
             parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 grad, q, k, v, out, part_lse, 0.0, False
             )
         else:
-            parts = _rerun_backward(grad, q, k, v)
+            parts = _plain_backward(grad, q, k, v)
         for target, part in zip(grads, parts, strict=True):
             target[rows] = _flat(part)
     return grads[0], grads[1], grads[2]
@@ -212,11 +217,13 @@ def _(
     return _blank(q_THK), _blank(k_THK), _blank(v_THK)
 
 
-def _rerun_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-    return torch.autograd.grad(out, (q, k, v), grad)
+def _plain_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """Gradients by the formulas: inside an operator autograd is off. Takes n x n of memory."""
+    scale = q.shape[-1] ** -0.5
+    weights = (scale * q @ k.transpose(-1, -2)).softmax(-1)  # [count, H, n, n]
+    by_weight = grad @ v.transpose(-1, -2)
+    by_score = weights * (by_weight - (by_weight * weights).sum(-1, keepdim=True)) * scale
+    return by_score @ k, by_score.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ grad
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -33,6 +33,7 @@ class NaViTBackbone(BaseModule):
     `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`, whose
     pooling and classifier are left out: maps need neither, and unused weights would stop DDP.
     `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
+    Where the last block is not among them, DDP needs ``find_unused_parameters=True``.
     `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too.
     `strict`: raise, rather than warn once, when a training batch of several pictures comes
     without their sizes.
@@ -58,6 +59,8 @@ class NaViTBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.is_init: bool
+        if not isinstance(patch_size, int):
+            raise ValueError(f'patch_size={patch_size!r} must be a side in pixels, as 16')
         self.vit = NaViT(
             replace(Arch.of(arch), pooling=None, num_classes=0),
             patch_size=patch_size,
@@ -110,6 +113,8 @@ class NaViTBackbone(BaseModule):
     def _sizes(self, x: Tensor, image_sizes: Sequence[Size] | None) -> list[Size]:
         """The argument, else the attribute of the batch, else the whole canvas; checked."""
         batch, _, height, width = x.shape
+        if not batch:
+            raise ValueError(f'the batch {tuple(x.shape)} holds no picture')
         given = getattr(x, 'image_sizes', None) if image_sizes is None else image_sizes
         if given is None:
             if batch > 1 and self.training:

@@ -80,6 +80,8 @@ class Packer(Generic[Key]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken; refuses the state of other limits."""
         for name in ('budget', 'pool_size', 'max_examples'):
+            if name not in state or 'waiting' not in state:
+                raise ValueError(f'the saved packer lacks {name} or waiting: the state is damaged')
             if state[name] != getattr(self, name):
                 raise ValueError(
                     f'the saved packer has {name}={state[name]}, this one {getattr(self, name)}: '

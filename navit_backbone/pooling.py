@@ -82,4 +82,7 @@ def softmax_by(scores_TH: Tensor, ids_T: Tensor, num: int) -> Tensor:
 
 
 def _sum_by(x_TD: Tensor, ids_T: Tensor, num: int) -> Tensor:
-    return x_TD.new_zeros(num, x_TD.shape[1]).index_add(0, ids_T, x_TD)
+    # wide: sums of bfloat16 stop growing at a few hundred tokens
+    wide = torch.promote_types(x_TD.dtype, torch.float32)
+    sums = x_TD.new_zeros(num, x_TD.shape[1], dtype=wide).index_add(0, ids_T, x_TD.to(wide))
+    return sums.to(x_TD.dtype)

@@ -35,6 +35,16 @@ def build_position(spec: str | Mapping[str, Any] | None, dim: int) -> nn.Module 
         raise ValueError(f'position {kind!r}: {error}; given {options}') from error
 
 
+def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> RotaryPosition | None:
+    """The rotary position of `arch.rope`: its arguments in a dict, or None."""
+    if spec is None:
+        return None
+    try:
+        return RotaryPosition(head_width, **spec)
+    except TypeError as error:
+        raise ValueError(f'arch.rope={dict(spec)}: {error}; it takes theta') from error
+
+
 def axis_coordinates(packed: PackedPatches, axis: int, *, fractional: bool) -> Tensor:
     """The coordinate of every token along an axis (0 time, 1 row, 2 column): [T].
 
@@ -77,6 +87,8 @@ class FactorisedPosition(nn.Module):
         super().__init__()
         if combine not in ('sum', 'stack', 'product'):
             raise ValueError(f"combine={combine!r} is not one of 'sum', 'stack', 'product'")
+        if combine == 'stack' and dim % 2:
+            raise ValueError(f"combine='stack' needs an even width, got {dim}")
         self.combine, self.fractional, self.max_size = combine, fractional, max_size
         width = dim // 2 if combine == 'stack' else dim
         self.y = nn.Parameter(torch.empty(max_size, width))
@@ -108,9 +120,9 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def read_linearly(table: Tensor, fractions: Tensor) -> Tensor:
     """Rows of `table` [L, D] at ``fraction * L``, interpolated linearly; the last is held."""
     last = len(table) - 1
-    place = (fractions.to(table.dtype) * len(table)).clamp(max=last)
+    place = (fractions * len(table)).clamp(max=last)  # in float64: bfloat16 cannot count
     below = place.floor().long()
-    share = (place - below)[:, None]
+    share = (place - below)[:, None].to(table.dtype)
     return torch.lerp(table[below], table[(below + 1).clamp(max=last)], share)
 
 
@@ -137,6 +149,8 @@ class FourierPosition(nn.Module):
 
     def __init__(self, dim: int, *, fractional: bool = False, max_size: int = 128) -> None:
         super().__init__()
+        if dim % 2:
+            raise ValueError(f'fourier positions need an even width, got {dim}')
         self.fractional = fractional
         self.frequencies = nn.Linear(2, dim // 2, bias=False)
         side = 1 if fractional else max_size

@@ -15,7 +15,7 @@ from .attention import Policy
 from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
 from .packing import PackedPatches, PatchShape, Segments, window_partition
 from .pooling import Pooling, build_pooling
-from .position import RotaryPosition, build_position
+from .position import build_position, build_rotary
 
 PositionSpec = str | Mapping[str, Any] | None
 
@@ -164,9 +164,7 @@ class NaViT(nn.Module):
             }
         )
         self.position = build_position(_with_grid(position, self.patch_shapes[0]), dim)
-        self.rope = (
-            None if arch.rope is None else RotaryPosition(dim // arch.num_heads, **arch.rope)
-        )
+        self.rope = build_rotary(arch.rope, dim // arch.num_heads)
         num_prefix = arch.prefix_tokens
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim)) if num_prefix else None
         self.window_size = window_size
@@ -265,7 +263,11 @@ class NaViT(nn.Module):
                 f'the pack holds patches of (t, h, w) = {packed.patch_shape}, but this model '
                 f'embeds {self.patch_shapes}: pack with one of these, or build it with patch_size'
             )
-        tokens_TD: Tensor = self.patch_embed[name](packed.patches)
+        embed = self.patch_embed[name]
+        weight: Tensor = embed.weight  # type: ignore[assignment]
+        tokens_TD: Tensor = embed(packed.patches)
+        # autocast narrows products; what blocks add to stays as wide as the weights
+        tokens_TD = tokens_TD.to(torch.promote_types(tokens_TD.dtype, weight.dtype))
         if self.position is not None:
             tokens_TD = tokens_TD + self.position(packed).to(tokens_TD.dtype)
         return tokens_TD

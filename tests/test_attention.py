@@ -49,6 +49,16 @@ def test_the_segmented_kernel_serves_equal_segments_too(lengths):
         assert (a - b).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize('lengths', LENGTHS, ids=str)
+def test_the_segmented_kernel_of_other_devices_equals_plain_maths(lengths, monkeypatch):
+    monkeypatch.setattr('navit_backbone.attention._has_flash', lambda x: False)
+    q, k, v = qkv(lengths)
+    got = run(lambda *x: segment_attention(*x, torch.tensor(lengths))[0], q, k, v)
+    expected = run(lambda *x: dense_attention(*x, lengths), q, k, v)
+    for a, b in zip(got, expected, strict=True):
+        assert (a - b).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_lower_precision_stays_near_plain_maths(dtype, tolerance):
     lengths = [3, 3, 200, 17]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
+from test_position import KINDS
 
 from navit_backbone import backbone
 from navit_backbone.backbone import NaViTBackbone
@@ -33,8 +34,9 @@ def alone(images):
         {},
         dict(window_size=2, global_attn_indexes=(3,)),
         dict(arch=dict(ARCH, prefix_tokens=2, rope={}), position='factorised'),
+        *(dict(position=kind) for kind in KINDS[1:]),
     ],
-    ids=['plain', 'windowed', 'prefix and rope'],
+    ids=str,
 )
 def test_a_batch_equals_its_pictures_each_on_its_own_canvas(options, fill):
     model, images = build(**options), pictures(ODD_SIZES)
@@ -82,6 +84,28 @@ def test_maps_have_ceil_sides_and_carry_the_sizes():
     maps = model(canvas)
     assert [tuple(m.shape) for m in maps] == [(2, 24, 5, 6)] * 2
     assert all(m.image_sizes == [(33, 70), (64, 21)] for m in maps)
+
+
+def test_neighbours_and_order_do_not_matter():
+    model, images = build().eval(), pictures(ODD_SIZES)
+    before = model(on_canvas(images, height=128, width=144))[0]
+    order = [3, 0, 5, 1, 4, 2]
+    moved = model(on_canvas([images[i] for i in order], height=128, width=144))[0]
+    assert torch.allclose(moved, before[order], rtol=0, atol=1e-10)
+    images[2] = torch.full((3, 90, 30), 1e3, dtype=torch.float64)
+    beside = model(on_canvas(images, height=128, width=144))[0]
+    others = [0, 1, 3, 4, 5]
+    assert torch.allclose(beside[others], before[others], rtol=0, atol=1e-10)
+
+
+def test_autocast_keeps_what_blocks_add_to_in_float32():
+    model = build().float().eval()
+    widths = []
+    model.vit.blocks[1].register_forward_hook(lambda m, args, out: widths.append(out.dtype))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        maps = model(torch.randn(2, 3, 64, 48))
+    assert widths == [torch.float32]
+    assert maps[0].isfinite().all()
 
 
 def test_the_argument_goes_before_the_attribute():
@@ -165,6 +189,8 @@ def test_a_copy_and_its_state_give_the_same_maps():
 @pytest.mark.parametrize(
     'options, message',
     [
+        (dict(patch_size=(16, 16)), r'patch_size=\(16, 16\) must be a side in pixels'),
+        (dict(arch=dict(ARCH, rope=dict(base=3))), "arch.rope={'base': 3}"),
         (dict(out_indices=(4,)), r'out_indices \[4\] are beyond the 4 blocks'),
         (dict(frozen_stages=5), 'frozen_stages=5 must lie in'),
         (dict(init_cfg=dict(type='Xavier')), "type must be 'Pretrained'"),

@@ -11,8 +11,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-# mmcv's compiled operations (NMS, RoIAlign, deformable attention) take no bfloat16
-_COMPILED = ('RPNHead', 'RoIExtractor', 'MultiScaleDeformableAttention')
+# mmcv's compiled operations (focal loss, NMS, RoIAlign, deformable attention) take no bfloat16, and
+# a loss deserves its digits
+_WIDE = ('Loss', 'RPNHead', 'RoIExtractor', 'MultiScaleDeformableAttention')
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -25,7 +26,7 @@ class BFloat16OptimWrapper(OptimWrapper):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, *, float32: Sequence[str] = _COMPILED, **kwargs: Any
+        self, optimizer: torch.optim.Optimizer, *, float32: Sequence[str] = _WIDE, **kwargs: Any
     ) -> None:
         super().__init__(optimizer, **kwargs)
         self.float32 = tuple(float32)

@@ -91,4 +91,4 @@ def layers_above(name: str, backbones: dict[str, nn.Module]) -> int:
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: position tables and tokens are no weights by name."""
-    return parameter.ndim >= 2 and name.endswith('weight')
+    return parameter.ndim >= 2 and name.endswith('weight') and '.position.' not in f'.{name}'
