@@ -352,23 +352,35 @@ def _make_room(
 ) -> tuple[Tensor | None, Tensor, Segments]:
     """Where tokens ([T]) and prefix tokens ([N, R]) stand in the stream, and its segments.
 
-    Prefix tokens come first in their example. Without any, and without windows, tokens stay where
-    they are and the first is None.
+    Prefix tokens come first in their example. Where tokens stay as they are, the first is None.
     """
-    num, device = len(segments.lengths), ids_T.device
-    numbers = torch.arange(num, device=device)[:, None]
-    rows_NR = segments.cu_seqlens[:-1, None] + numbers * num_prefix
-    rows_NR = rows_NR + torch.arange(num_prefix, device=device)
-    if not num_prefix and ranks_T is None:
-        return None, rows_NR, segments
+    device = ids_T.device
+    by_length = ranks_T is None and not segments.equal
+    first_N, joined = _arrange(segments, num_prefix, by_length=by_length)
+    rows_NR = first_N[:, None] + torch.arange(num_prefix, device=device)
+    if not (num_prefix or by_length) and ranks_T is None:
+        return None, rows_NR, joined
     ranks_T = torch.arange(len(ids_T), device=device) if ranks_T is None else ranks_T
-    cu_seqlens = segments.cu_seqlens + num_prefix * torch.arange(
-        num + 1, device=device, dtype=torch.int32
-    )
-    joined = Segments(
-        cu_seqlens, segments.lengths + num_prefix, segments.max_len + num_prefix, segments.equal
-    )
-    return ranks_T + (ids_T + 1) * num_prefix, rows_NR, joined
+    within_T = ranks_T - segments.cu_seqlens[ids_T]
+    return first_N[ids_T] + num_prefix + within_T, rows_NR, joined
+
+
+def _arrange(segments: Segments, num_prefix: int, *, by_length: bool) -> tuple[Tensor, Segments]:
+    """The row at which each example begins in the stream ([N]), and the segments of the stream.
+
+    With `by_length` the longest come first: segments of one length then stand together, which
+    attention takes as one batch where it has no varlen kernel.
+    """
+    device, lengths = segments.cu_seqlens.device, segments.lengths + num_prefix
+    if not by_length:
+        numbers = torch.arange(len(lengths) + 1, dtype=torch.int32, device=device)
+        cu_seqlens = segments.cu_seqlens + num_prefix * numbers
+        longest = segments.max_len + num_prefix
+        return cu_seqlens[:-1].long(), Segments(cu_seqlens, lengths, longest, segments.equal)
+    lengths, order = lengths.sort(descending=True, stable=True)
+    firsts = torch.empty_like(lengths)
+    firsts[order] = lengths.cumsum(0) - lengths
+    return firsts.to(device, non_blocking=True), Segments.of(lengths, device)
 
 
 def _lay(tokens: Tensor, prefix: Tensor, rows_T: Tensor | None, rows_NR: Tensor) -> Tensor:

@@ -91,3 +91,19 @@ def test_modules_that_stay_in_float32_leave_the_rest_in_bfloat16():
         with pytest.raises(RuntimeError, match='no'):
             model[1](x, fail=True)
         assert model[2](y).dtype == torch.bfloat16
+
+
+def test_losses_are_computed_in_float32():
+    """mmcv's focal loss on CUDA takes no bfloat16; on a CPU mmdet uses another one."""
+    model = stock_detector(RETINANET, strides=(8, 16, 32, 64, 128)).train()
+    wrapper, seen = wrapper_of(model), []
+
+    def note(_, args):
+        seen.append((args[0].dtype, torch.is_autocast_enabled('cpu')))
+
+    with wrapper.optim_context(model):  # from here on the wrapper's own hooks are in place
+        data = model.data_preprocessor(batch([(96, 70), (64, 128)]), True)
+        for loss in (model.bbox_head.loss_cls, model.bbox_head.loss_bbox):
+            loss.register_forward_pre_hook(note)
+        model(**data, mode='loss')
+    assert set(seen) == {(torch.float32, False)}
