@@ -327,3 +327,21 @@ def window_partition(packed: PackedPatches, size: int, num_prefix: int) -> tuple
         areas = torch.cat([torch.full((packed.num_examples,), num_prefix), areas])
         areas = areas[torch.argsort(ids, stable=True)]
     return ranks_T, Segments.of(areas[areas > 0], device)
+
+
+def arrange(segments: Segments, num_prefix: int, *, by_length: bool) -> tuple[Tensor, Segments]:
+    """The row at which each example begins in the stream ([N]), and the segments of the stream.
+
+    With `by_length` the longest come first: segments of one length then stand together, which
+    attention takes as one batch where it has no varlen kernel.
+    """
+    device, lengths = segments.cu_seqlens.device, segments.lengths + num_prefix
+    if not by_length:
+        numbers = torch.arange(len(lengths) + 1, dtype=torch.int32, device=device)
+        cu_seqlens = segments.cu_seqlens + num_prefix * numbers
+        longest = segments.max_len + num_prefix
+        return cu_seqlens[:-1].long(), Segments(cu_seqlens, lengths, longest, segments.equal)
+    lengths, order = lengths.sort(descending=True, stable=True)
+    firsts = torch.empty_like(lengths)
+    firsts[order] = lengths.cumsum(0) - lengths
+    return firsts.to(device, non_blocking=True), Segments.of(lengths, device)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Policy
 from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
-from .packing import PackedPatches, PatchShape, Segments, window_partition
+from .packing import PackedPatches, PatchShape, Segments, arrange, window_partition
 from .pooling import Pooling, build_pooling
 from .position import build_position, build_rotary
 
@@ -356,31 +356,13 @@ def _make_room(
     """
     device = ids_T.device
     by_length = ranks_T is None and not segments.equal
-    first_N, joined = _arrange(segments, num_prefix, by_length=by_length)
+    first_N, joined = arrange(segments, num_prefix, by_length=by_length)
     rows_NR = first_N[:, None] + torch.arange(num_prefix, device=device)
     if not (num_prefix or by_length) and ranks_T is None:
         return None, rows_NR, joined
     ranks_T = torch.arange(len(ids_T), device=device) if ranks_T is None else ranks_T
     within_T = ranks_T - segments.cu_seqlens[ids_T]
     return first_N[ids_T] + num_prefix + within_T, rows_NR, joined
-
-
-def _arrange(segments: Segments, num_prefix: int, *, by_length: bool) -> tuple[Tensor, Segments]:
-    """The row at which each example begins in the stream ([N]), and the segments of the stream.
-
-    With `by_length` the longest come first: segments of one length then stand together, which
-    attention takes as one batch where it has no varlen kernel.
-    """
-    device, lengths = segments.cu_seqlens.device, segments.lengths + num_prefix
-    if not by_length:
-        numbers = torch.arange(len(lengths) + 1, dtype=torch.int32, device=device)
-        cu_seqlens = segments.cu_seqlens + num_prefix * numbers
-        longest = segments.max_len + num_prefix
-        return cu_seqlens[:-1].long(), Segments(cu_seqlens, lengths, longest, segments.equal)
-    lengths, order = lengths.sort(descending=True, stable=True)
-    firsts = torch.empty_like(lengths)
-    firsts[order] = lengths.cumsum(0) - lengths
-    return firsts.to(device, non_blocking=True), Segments.of(lengths, device)
 
 
 def _lay(tokens: Tensor, prefix: Tensor, rows_T: Tensor | None, rows_NR: Tensor) -> Tensor:
