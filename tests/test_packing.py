@@ -15,7 +15,7 @@ from navit_backbone import (
     unpack_canvas,
     unpatchify,
 )
-from navit_backbone.packing import Segments, grid_coordinates
+from navit_backbone.packing import Segments, arrange, grid_coordinates
 
 SIDES = st.integers(1, 40)
 
@@ -178,3 +178,24 @@ def test_packs_of_two_patch_shapes_are_refused():
 def test_what_is_no_picture_is_refused(shape):
     with pytest.raises(ValueError, match='height, width'):
         patchify(torch.zeros(shape), (1, 4, 4))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    num_prefix=st.integers(0, 3),
+    by_length=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_example_has_rows_of_its_own_which_are_a_segment(lengths, num_prefix, by_length):
+    segments = Segments.of(torch.tensor(lengths), torch.device('cpu'))
+    firsts, joined = arrange(segments, num_prefix, by_length=by_length)
+    spans = sorted(
+        (first, n + num_prefix) for first, n in zip(firsts.tolist(), lengths, strict=True)
+    )
+    starts = joined.cu_seqlens.tolist()
+    assert spans == list(zip(starts[:-1], joined.lengths.tolist(), strict=True))
+    assert starts == [0, *joined.lengths.cumsum(0).tolist()]
+    assert joined.max_len == max(lengths) + num_prefix
+    assert joined.equal == (len(set(lengths)) == 1)
+    if by_length:
+        assert joined.lengths.tolist() == sorted(joined.lengths.tolist(), reverse=True)
