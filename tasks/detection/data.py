@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.fileio import get_text, join_path
+from mmengine.fileio import exists, get_text, join_path
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, HOOKS, init_default_scope
@@ -33,16 +33,28 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}  # not COCO's 80 classes
+    _named = False  # whether the classes have been read
 
     def __init__(self, *args: Any, lazy_init: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, lazy_init=True, **kwargs)
+        # mmdet's Inferencers build a lazy data set for its colours, on machines without the data
+        if not lazy_init or exists(self.ann_file, backend_args=self.backend_args):
+            self._name_classes()
+        if not lazy_init:
+            self.full_init()
+
+    def full_init(self) -> None:
+        if not self._named:
+            self._name_classes()
+        super().full_init()
+
+    def _name_classes(self) -> None:
         classes = category_names(self.ann_file, self.backend_args)
         if self._metainfo.get('classes') is not None:
             classes = _chosen(self._metainfo['classes'], classes, self.ann_file)
         self._metainfo['classes'] = classes
         self._metainfo.setdefault('palette', palette(len(classes)))
-        if not lazy_init:
-            self.full_init()
+        self._named = True
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """As mmdet does it, but a field that the file lacks is named."""
@@ -154,6 +166,8 @@ def set_num_classes(model: dict[str, Any], num_classes: int) -> None:
 def class_names(dataset: dict[str, Any]) -> Classes:
     """The classes of a data set's config, without reading its samples."""
     built = DATASETS.build({**_innermost(dataset), 'lazy_init': True, 'pipeline': []})
+    if 'classes' not in built.metainfo:  # a lazy data set passes over a missing file, we do not
+        return category_names(built.ann_file, built.backend_args)
     return tuple(built.metainfo['classes'])
 
 
