@@ -195,29 +195,32 @@ def guard_loading(model: NaViT) -> None:
     model.register_load_state_dict_pre_hook(_check_incoming)  # type: ignore[no-untyped-call]
 
 
-def _check_incoming(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+def _check_incoming(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any], *_: Any
+) -> None:
+    name = metadata.get('file', 'the checkpoint')
     wanted = {k: t for k, t in module.state_dict().items() if not k.startswith(OPTIONAL)}
     missing = [key for key in wanted if prefix + key not in state]
     part = prefix.rstrip('.') or 'NaViT'
     if len(missing) == len(wanted):
         raise ValueError(
-            f'the checkpoint holds nothing for {part}: load_from, --resume, test and predict take '
+            f'{name} holds nothing for {part}: load_from, --resume, test and predict take '
             'a checkpoint of the whole model; weights of a backbone alone go into the backbone by '
             "init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
     if missing:
         raise ValueError(
-            f'the checkpoint has no {summary(missing)} for {part}: it is of another model; '
-            'use the config that it was trained with'
+            f'{name} has no {summary(missing)} for {part}: it is of another model; use the config '
+            'that it was trained with'
         )
     for key, tensor in wanted.items():
         given = state[prefix + key]
         if given.shape != tensor.shape:
             raise ValueError(
-                f'{prefix}{key}: the checkpoint has {tuple(given.shape)}, the model '
+                f'{prefix}{key}: {name} has {tuple(given.shape)}, the model '
                 f'{tuple(tensor.shape)}: use the config that it was trained with'
             )
-    refuse_nan({prefix + key: state[prefix + key] for key in wanted}, 'the checkpoint')
+    refuse_nan({prefix + key: state[prefix + key] for key in wanted}, name)
 
 
 # --------------------------------------------------------------------------------------------------

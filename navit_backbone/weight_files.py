@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,19 +31,9 @@ MapLocation = str | torch.device | Callable[[Any, str], Any] | dict[str, str] | 
 
 # What torch's readers raise on bytes that are not what they should be.
 _BROKEN = (
-    UnpicklingError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    OverflowError,
-    AssertionError,
-    EOFError,
-    MemoryError,
-    struct.error,
-    OSError,
-)
+    UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
+    OverflowError, AssertionError, EOFError, MemoryError, struct.error, OSError,
+)  # fmt: skip
 _STARTS = {  # the first bytes of things that people save under a weight file's name
     b'<!doctype': 'a web page',
     b'<html': 'a web page',
@@ -127,9 +118,7 @@ def register_safe_loader(checkpoint_loader: Any) -> None:
 
     def load_from_nowhere(name: str, map_location: MapLocation = None) -> dict[str, Any]:
         scheme = name.split('://')[0]
-        raise ValueError(
-            f'{name}: weights are not read from {scheme}:// here; copy the file and give its path'
-        )
+        raise ValueError(f'{name}: {scheme}:// is not read here; copy the file and give its path')
 
     register = checkpoint_loader.register_scheme
     register('', load_from_file, force=True)
@@ -140,20 +129,45 @@ def register_safe_loader(checkpoint_loader: Any) -> None:
     register(unread, load_from_nowhere, force=True)
 
 
-def _read_for_mmengine(
-    file: Path, map_location: MapLocation, history_buffer: Callable[..., Any]
-) -> dict[str, Any]:
+def _read_for_mmengine(file: Path, to: MapLocation, buffer: Callable[..., Any]) -> dict[str, Any]:
     """A checkpoint in mmengine's shape, with its arrays and buffers restored."""
-    content = read_checkpoint(file, map_location)
+    content = read_checkpoint(file, to)
     if file.suffix == '.safetensors':
-        return {'state_dict': content, 'meta': {}}
+        return _signed({'state_dict': content, 'meta': {}}, file)
     meta, hub = content.get('meta'), content.get('message_hub')
     runtime = hub.get('runtime_info') if isinstance(hub, dict) else None
     _drop_programs(file, *(part for part in (meta, runtime) if isinstance(part, dict)))
     try:
-        return dict(_restore(content, history_buffer, {}))
+        restored = _restore(content, buffer, {})
     except _BROKEN as error:
         raise _broken(file, error) from error
+    return _signed(restored, file)
+
+
+class _Origin(OrderedDict[str, Any]):
+    """A state dict's `_metadata`, which tells the file's name to every module that loads."""
+
+    file = ''
+
+    def get(self, key: str, default: Any = None) -> dict[str, Any]:
+        return {**(super().get(key) or {}), 'file': self.file}
+
+    def __deepcopy__(self, memo: object) -> '_Origin':
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a file that is saved anew names no class of ours
+        return OrderedDict, (list(self.items()),)
+
+
+def _signed(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The checkpoint, with a state dict that knows its file."""
+    state = content.get('state_dict', content)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'{file} holds no dict of named tensors: it is no checkpoint of a model')
+    signed: Any = OrderedDict(state)
+    signed._metadata = _Origin(getattr(state, '_metadata', {}))
+    signed._metadata.file = str(file)
+    return {**content, 'state_dict': signed} if 'state_dict' in content else signed
 
 
 def _drop_programs(file: Path, *parts: dict[str, Any]) -> None:
@@ -375,13 +389,11 @@ def _look_up(name: str, urls: dict[str, str]) -> str:
 
 def _download(url: str) -> Path:
     """The file behind a URL, in torch's cache; the first process of each machine fetches it."""
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    file = folder / Path(urlparse(url).path).name
+    file = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     several = dist.is_available() and dist.is_initialized()
-    if not file.exists() and (
-        not several or int(os.environ.get('LOCAL_RANK', dist.get_rank())) == 0
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
+    first = not several or int(os.environ.get('LOCAL_RANK', dist.get_rank())) == 0
+    if first and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))
     if several:
         dist.barrier()

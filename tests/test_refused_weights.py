@@ -1,12 +1,24 @@
 """What does not fit a model is refused by name: disagreements, unknown keys, broken files."""
 
 import copy
+import re
 
+import mmengine
 import pytest
 import torch
+import yapf
+from mmdet.apis import DetInferencer
+from mmengine.config import DictAction
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from test_tools import CONFIG, LOADERS, call
 from weights import ARCH, WITH_CLASS, navit, save, timm_state
 
 from navit_backbone.checkpoint import load_weights, read_checkpoint
+from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tools import predict, train
+from navit_backbone.tools import test as test_tool
+from navit_backbone.tools.command_line import override, read_config
 
 
 @pytest.fixture
@@ -164,3 +176,119 @@ def test_missing_file_and_folder_are_named(tmp_path):
         load_weights(navit(), tmp_path / 'nowhere.pth')
     with pytest.raises(FileNotFoundError, match=r'is a folder'):
         load_weights(navit(), tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# Whole models, by every way in
+
+RUNS = ('load_from', 'plain resume', 'test', 'predict')
+# A stock Inferencer loads past our hooks: there only the backbone refuses what does not fit it.
+ANYWHERE = (*RUNS, 'Inferencer')
+DEFECTS = {
+    'truncated': (ANYWHERE, r'is truncated, corrupt or no file of weights.*fetch it again'),
+    'no dict': (('predict',), r'holds no dict of named tensors'),
+    'without a block': (ANYWHERE, r'blocks.1.*(config that it was|config and the classes)'),
+    'without a head': (('resume', *RUNS[1:]), r'does not fit this model: .*Missing: bbox_head'),
+    'NaN in the backbone': (ANYWHERE, r'backbone.vit.norm.bias hold NaN.*an earlier checkpoint'),
+    'NaN in the head': (RUNS, r'bbox_head.retina_cls.bias hold NaN.*an earlier checkpoint'),
+    'of another model': (ANYWHERE, r'weights of a backbone alone go into'),
+    'of another width': (('load_from', 'Inferencer'), r'\(12, 768\).*\(24, 768\).* the config'),
+    'a backbone alone': (('test', 'Inferencer'), r'weights of a backbone alone go into'),
+    'weights alone': (('resume', 'plain resume'), r'not how far training had come.*load_from'),
+}
+
+
+def defective(defect, content, file):
+    """Write a checkpoint of a whole detector with one defect."""
+    state = content['state_dict']
+    if defect == 'without a block':
+        state = {k: t for k, t in state.items() if 'blocks.1.' not in k}
+    elif defect.startswith('NaN'):
+        key = 'backbone.vit.norm.bias' if 'backbone' in defect else 'bbox_head.retina_cls.bias'
+        state = state | {key: torch.full_like(state[key], torch.nan)}
+    elif defect == 'without a head':
+        state = {k: t for k, t in state.items() if not k.startswith('bbox_head')}
+    elif defect == 'of another model':
+        state = {'backbone.conv1.weight': torch.ones(64, 3, 7, 7), 'fc.bias': torch.ones(9)}
+    elif defect == 'of another width':
+        state = {k: t[:12] if t.shape[:1] == (24,) else t for k, t in state.items()}
+    elif defect == 'a backbone alone':
+        name = 'backbone.vit.'
+        state = {k.removeprefix(name): t for k, t in state.items() if k.startswith(name)}
+    elif defect == 'no dict':
+        state = [state]
+    content = content | {'state_dict': state}
+    torch.save({'state_dict': state} if defect == 'weights alone' else content, file)
+    if defect == 'truncated':
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    """A config, as a file, with its data; and the content of a checkpoint that fits it."""
+    folder = tmp_path_factory.mktemp('detector')
+    write_sample_set(folder / 'set', seed=0, num_pictures=dict(train=2, val=2))
+    options = DictAction._parse_int_float_bool  # values as on the command line
+    settings = dict(setting.split('=') for setting in (*LOADERS, 'train_cfg.max_epochs=1'))
+    cfg = read_config(CONFIG, {key: options(value) for key, value in settings.items()})
+    override(cfg, {'data_root': str(folder / 'set')})
+    cfg.model.backbone.arch.update(ARCH)
+    cfg.model.neck.in_channels = 24
+    cfg.dump(folder / 'config.py')
+    meta = dict(epoch=0, iter=0, dataset_meta=dict(classes=tuple('abcde')))
+    state = dict(MODELS.build(cfg.model).state_dict())
+    return folder, dict(state_dict=state, meta=meta, message_hub={})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what takes a runner most of its time here: laying out configs, collecting garbage."""
+    monkeypatch.setattr(yapf.yapflib.yapf_api, 'FormatCode', lambda text, **_: (text, True))
+    monkeypatch.setattr(mmengine.dataset.base_dataset.gc, 'collect', lambda: 0)
+
+
+def use(way, folder, file, work_dir, monkeypatch):
+    """What a user is told who loads `file` into the config's model."""
+    config, picture = folder / 'config.py', folder / 'set/val/00000.jpg'
+    if way == 'Inferencer':
+        with pytest.raises(ValueError, match=r'.') as caught:
+            DetInferencer(str(config), str(file), device='cpu', show_progress=False)
+        return str(caught.value)
+    work = ['--work-dir', work_dir]
+    if way == 'plain resume':
+        (work_dir / 'last_checkpoint').write_text(str(file))
+    tool, arguments = {
+        'load_from': (train, [*work, '--cfg-options', f'load_from={file}']),
+        'resume': (train, ['--resume', file, *work]),
+        'plain resume': (train, [*work, '--resume']),
+        'test': (test_tool, [file, *work]),
+        'predict': (predict, [file, picture, '--out-dir', work_dir]),
+    }[way]
+    return str(call(monkeypatch, tool, config, *arguments))
+
+
+@pytest.mark.parametrize(
+    ('defect', 'way'), [(defect, way) for defect, (ways, _) in DEFECTS.items() for way in ways]
+)
+def test_checkpoint_that_does_not_fit_is_refused_by_its_file(
+    defect, way, detector, tmp_path, quick, monkeypatch
+):
+    folder, content = detector
+    file = tmp_path / 'w.pth'
+    defective(defect, content, file)
+    told = ' '.join(use(way, folder, file, tmp_path, monkeypatch).split())
+    assert re.search(DEFECTS[defect][1], told), told
+    assert str(file) in told
+
+
+def test_state_dict_tells_its_file_and_stays_plain_when_saved(tmp_path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    torch.save(model.state_dict(), tmp_path / 'w.pth')
+    state = CheckpointLoader.load_checkpoint(str(tmp_path / 'w.pth'))
+    for same in (state, copy.deepcopy(state)):
+        given = same._metadata.get('0')
+        assert given == {'version': 2, 'file': str(tmp_path / 'w.pth')}
+    model.load_state_dict(state)
+    torch.save(state, tmp_path / 'again.pth')
+    assert read_checkpoint(tmp_path / 'again.pth').keys() == state.keys()
+    assert b'_Origin' not in (tmp_path / 'again.pth').read_bytes()

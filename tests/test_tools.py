@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from navit_backbone.checkpoint import read_checkpoint, read_weights
-from navit_backbone.tasks.common.loaded_weights import check_fit
+from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook, check_fit
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.detection.inference import annotated
 from navit_backbone.tools import convert_weights, predict, test, train
@@ -349,6 +350,14 @@ def test_new_head_may_start_from_other_weights():
         check_fit(model, other, 'w.pth')
     with pytest.raises(ValueError, match=r'20.0% of its values are there, 50%.*Missing: 0.weight'):
         check_fit(model, {k: t for k, t in state.items() if k[0] == '1'}, 'w.pth', min_share=0.5)
+
+
+def test_plain_resume_names_the_latest_file_whatever_read_it(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('epoch_7.pth')
+    runner = SimpleNamespace(model=torch.nn.Linear(2, 2), work_dir=str(tmp_path), _train_loop={})
+    runner._resume, runner._load_from = True, None
+    with pytest.raises(ValueError, match=r'^epoch_7.pth does not fit this model'):
+        LoadedWeightsHook().after_load_checkpoint(runner, {'state_dict': {}})
 
 
 def test_config_always_checks_what_is_loaded():

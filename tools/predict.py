@@ -4,7 +4,7 @@
 
 INPUT is a picture or a folder, which is searched with all folders in it. DIR gets each picture with
 its objects drawn, at its own size, and predictions.json: all objects in COCO's form, boxes as
-[x, y, width, height] in the pictures' own pixels. Exit status 3: some pictures could not be read.
+[x, y, width, height] in the pictures' own pixels. Exit status 3: some pictures were skipped.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from mmengine.device import get_device
 from rich.progress import track
 
-from navit_backbone.tools.command_line import add_config_arguments, read_config, run
+from navit_backbone.tools.command_line import add_config_arguments, mistake, read_config, run
+
+if TYPE_CHECKING:  # detection is imported once its config was read
+    from navit_backbone.tasks.detection.inference import Detector
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 # What loading raises on a file that is broken or no picture.
@@ -65,13 +68,10 @@ def predict(args: argparse.Namespace) -> int:
     }
     for file, target in track(files.items(), description='predicting'):
         try:
-            results = detector.read(file)
-        except UNREADABLE as error:
-            reason = ' '.join(str(error).split()) or type(error).__name__
-            content['skipped'].append({'file_name': str(file), 'reason': reason})
+            image, objects = look(detector, file)
+        except SkippedError as error:
+            content['skipped'].append({'file_name': str(file), 'reason': str(error)})
             continue
-        image = np.ascontiguousarray(results['img'][..., ::-1])
-        objects = detector.find(results)
         add(content, file, image.shape, objects)
         shown = [item for item in objects if item['score'] >= args.score_thr]
         out = args.out_dir / target
@@ -80,12 +80,33 @@ def predict(args: argparse.Namespace) -> int:
     return report(content, args.out_dir)
 
 
+class SkippedError(ValueError):
+    """Why a picture is left out, to follow its name; the others are predicted nevertheless."""
+
+
+def look(detector: Detector, file: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """A picture [h, w, 3] in RGB and its objects."""
+    try:
+        results = detector.read(file)
+    except UNREADABLE as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise SkippedError(f'cannot be read ({reason})') from error
+    image = np.ascontiguousarray(results['img'][..., ::-1])
+    try:
+        return image, detector.find(results)
+    except ValueError as error:  # as of a picture too long for the positions
+        if (reason := mistake(error)) is None:
+            raise
+        raise SkippedError(f'does not fit the model ({reason})') from error
+
+
 def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
     """Every picture of the inputs, once, and where in `out_dir` it is drawn; two never meet."""
     files: dict[Path, Path] = {}
     for item in inputs:
         if item.is_dir():
             found = sorted(f for f in item.rglob('*') if f.suffix.lower() in SUFFIXES)
+            found = [file for file in found if not file.is_dir()]
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
             if not found:
                 raise ValueError(f'no pictures in {item}: looked for {" ".join(SUFFIXES)}')
@@ -127,7 +148,7 @@ def report(content: dict[str, Any], out_dir: Path) -> int:
     skipped = content['skipped']
     print(f'{len(content["images"])} pictures drawn in {out_dir}; all objects in {out}')
     for item in skipped:
-        print(f'skipped: {item["file_name"]} cannot be read ({item["reason"]})', file=sys.stderr)
+        print(f'skipped: {item["file_name"]} {item["reason"]}', file=sys.stderr)
     return 3 if skipped else 0
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
-from navit_backbone.families import summary
+from navit_backbone.families import refuse_nan, summary
 
 
 @HOOKS.register_module()
@@ -33,13 +33,36 @@ class LoadedWeightsHook(Hook):
         model = getattr(model, 'module', model)  # of test-time augmentation
         trains = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         min_share = self.min_share if trains else 1.0
-        check_fit(model, checkpoint.get('state_dict', checkpoint), runner._load_from, min_share)
+        state = checkpoint.get('state_dict', checkpoint)
+        name = _source(state, runner)
+        check_fit(model, state, name, min_share)
+        if runner._resume:
+            _check_resumable(checkpoint, name)
+
+
+def _source(state: Any, runner: Runner) -> str:
+    """The file of a state dict. Our reader noted it; the runner knows none where it searches."""
+    noted = getattr(getattr(state, '_metadata', None), 'file', None)
+    return str(noted or runner._load_from or find_latest_checkpoint(runner.work_dir))
+
+
+def _check_resumable(checkpoint: Mapping[str, Any], name: str) -> None:
+    meta = checkpoint.get('meta')
+    known = set(meta) if isinstance(meta, dict) else set()
+    if not {'epoch', 'iter'} <= known or not isinstance(checkpoint.get('message_hub'), dict):
+        raise ValueError(
+            f'{name} holds weights but not how far training had come: resume from a checkpoint '
+            'that tools/train.py saved, or start anew from these weights with load_from'
+        )
 
 
 def check_fit(
     model: nn.Module, state: Mapping[str, Any], name: object, min_share: float = 1.0
 ) -> None:
-    """Raise unless at least `min_share` of the model's values are in `state`, in their shapes."""
+    """Raise unless at least `min_share` of the model's values are in `state`, in their shapes.
+
+    Those that are there must be finite, where the model's own are.
+    """
     wanted = {k: t for k, t in model.state_dict().items() if not k.endswith('num_batches_tracked')}
     given = {key.removeprefix('module.'): item for key, item in state.items()}
     missing = [key for key in wanted if key not in given]
@@ -54,6 +77,8 @@ def check_fit(
             f'{", ".join(shapes) or "none"}. Use the config and the classes that it was trained '
             'with; weights of a backbone alone go into its init_cfg'
         )
+    apart = {*missing, *bent, *(key for key, t in wanted.items() if not t.isfinite().all())}
+    refuse_nan({key: given[key] for key in wanted if key not in apart}, str(name))
 
 
 def _shape(item: object) -> tuple[int, ...]:

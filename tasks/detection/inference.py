@@ -65,8 +65,9 @@ class Detector:
 
 def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
     """The class names that the checkpoint was trained with, else those of the config's data."""
-    meta = content.get('meta') or {}
-    classes = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}
+    meta = content.get('meta')
+    stored = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    classes = {key.lower(): value for key, value in (stored or {}).items()}
     if classes.get('classes'):
         return tuple(classes['classes'])
     try:
