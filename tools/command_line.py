@@ -23,6 +23,13 @@ from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 # What a constructor says to an argument that it does not know, or that it lacks.
 _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
 
+# Names by which a config tells itself something, and where their values are used.
+_BY_NOW_COPIED = {
+    'max_epochs': 'train_cfg.max_epochs',
+    'train_pipeline': 'train_dataloader.dataset.pipeline',
+    'strides': 'model.neck.strides and those of the head',
+}
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, and what changes in it."""
@@ -97,6 +104,11 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     otherwise, unless it looks like a slip of a key that is there.
     """
     for option in options:
+        if way := _BY_NOW_COPIED.get(option.split('.')[0]):
+            raise ValueError(
+                f'--cfg-options {option} would change nothing: the config has copied it to where '
+                f'it is used; set {way}'
+            )
         node: Any = cfg._cfg_dict
         *parents, last = option.split('.')
         for depth, key in enumerate(parents):
