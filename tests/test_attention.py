@@ -80,7 +80,9 @@ def test_norms_that_widen_queries_do_not_widen_the_result():
 
 def test_the_opaque_operator_keeps_its_contracts():
     leaves = [x.detach().clone().requires_grad_() for x in qkv([2, 2, 5])]
-    torch.library.opcheck(segment_attention, (*leaves, torch.tensor([2, 2, 5])))
+    results = torch.library.opcheck(segment_attention, (*leaves, torch.tensor([2, 2, 5])))
+    assert len(results) >= 4
+    assert set(results.values()) == {'SUCCESS'}
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

@@ -57,68 +57,58 @@ def linear(table, fraction):
     return table[low] * (1 - place + low) + table[high] * (place - low)
 
 
-def expect(kind, tokens_of):
-    packed = packed_sizes()
-    module = build(kind)
-    got = module(packed)
-    for token, y, x, h, w in cells(packed):
-        assert torch.allclose(got[token], tokens_of(module, y, x, h, w), atol=1e-12)
-
-
-def test_factorised_sum():
-    expect('factorised', lambda m, y, x, h, w: m.y[y] + m.x[x])
-
-
-def test_factorised_stack():
-    expect(
-        dict(kind='factorised', combine='stack'), lambda m, y, x, h, w: torch.cat([m.y[y], m.x[x]])
-    )
-
-
-def test_factorised_product():
-    expect(dict(kind='factorised', combine='product'), lambda m, y, x, h, w: m.y[y] * m.x[x])
-
-
-def test_factorised_fractional():
-    kind = dict(kind='factorised', fractional=True, max_size=10)
-    expect(kind, lambda m, y, x, h, w: linear(m.y, y / h) + linear(m.x, x / w))
-
-
-def test_learned_2d():
-    expect('learned_2d', lambda m, y, x, h, w: m.table[y, x])
-
-
-@pytest.mark.parametrize('fractional', [False, True])
-def test_fourier(fractional):
-    def formula(m, y, x, h, w):
-        place = torch.tensor([y / h, x / w] if fractional else [y, x], dtype=torch.float64)
-        angles = m.frequencies.weight @ place
-        return torch.cat([angles.sin(), angles.cos()])
-
-    expect(dict(kind='fourier', fractional=fractional), formula)
-
-
 def wave(place, dim):
     angles = [place / 10000 ** (i / dim) for i in range(dim)]
     values = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_sinusoidal():
-    expect('sinusoidal', lambda m, y, x, h, w: torch.cat([wave(y, 6), wave(x, 6)]))
+def waves(*places):
+    """Sine and cosine of the learned frequencies at (y, x)."""
+
+    def of(module):
+        angles = module.frequencies.weight @ torch.tensor(places, dtype=torch.float64)
+        return torch.cat([angles.sin(), angles.cos()])
+
+    return of
 
 
-def test_sinusoidal_fractional():
-    table = torch.stack([wave(place, 6) for place in range(9)])
-    kind = dict(kind='sinusoidal', fractional=True, max_size=9)
-    expect(kind, lambda m, y, x, h, w: torch.cat([linear(table, y / h), linear(table, x / w)]))
+WAVES = torch.stack([wave(place, 6) for place in range(9)])
+# what each kind gives a token at (y, x) of a picture of h x w patches
+FORMULAS = [
+    ('factorised', lambda m, y, x, h, w: m.y[y] + m.x[x]),
+    (
+        dict(kind='factorised', combine='stack'),
+        lambda m, y, x, h, w: torch.cat([m.y[y], m.x[x]]),
+    ),
+    (dict(kind='factorised', combine='product'), lambda m, y, x, h, w: m.y[y] * m.x[x]),
+    (
+        dict(kind='factorised', fractional=True, max_size=10),
+        lambda m, y, x, h, w: linear(m.y, y / h) + linear(m.x, x / w),
+    ),
+    ('learned_2d', lambda m, y, x, h, w: m.table[y, x]),
+    ('fourier', lambda m, y, x, h, w: waves(y, x)(m)),
+    (dict(kind='fourier', fractional=True), lambda m, y, x, h, w: waves(y / h, x / w)(m)),
+    ('sinusoidal', lambda m, y, x, h, w: torch.cat([wave(y, 6), wave(x, 6)])),
+    (
+        dict(kind='sinusoidal', fractional=True, max_size=9),
+        lambda m, y, x, h, w: torch.cat([linear(WAVES, y / h), linear(WAVES, x / w)]),
+    ),
+]
+
+
+@pytest.mark.parametrize(('kind', 'formula'), FORMULAS, ids=[str(kind) for kind, _ in FORMULAS])
+def test_each_kind_against_its_formula(kind, formula):
+    packed, module = packed_sizes(), build(kind)
+    expected = torch.stack([formula(module, *where) for _, *where in cells(packed)])
+    assert torch.allclose(module(packed), expected, rtol=0, atol=1e-12)
 
 
 def test_fractional_positions_at_the_table_size_are_the_absolute_ones():
     packed = packed_sizes([(10 * 16, 10 * 16)])
     absolute = build(dict(kind='factorised', max_size=10))
     fractional = build(dict(kind='factorised', max_size=10, fractional=True))
-    assert torch.allclose(absolute(packed), fractional(packed), atol=1e-12)
+    assert torch.allclose(absolute(packed), fractional(packed), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +126,7 @@ def test_interpolation_rows_equal_torch(rule, size_in, size_out):
     got = interpolation_rows(size_in, size_out, *rule)
     assert got.shape == (size_out, size_in)
     assert (got - expected).abs().max() < 1e-6  # torch keeps scales in single precision
-    assert torch.allclose(got.sum(1), torch.ones(size_out, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(got.sum(1), torch.ones(size_out, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('mode', ['bicubic', 'bilinear'])
@@ -171,9 +161,9 @@ def test_pictures_of_one_size_get_what_they_get_alone(kind):
     module = build(kind)
     alone = module(packed_sizes([(61, 53)]))
     together = module(packed_sizes([(61, 53)] * 3))
-    assert torch.allclose(together, alone.repeat(3, 1), atol=1e-12)
+    assert torch.allclose(together, alone.repeat(3, 1), rtol=0, atol=1e-12)
     mixed = packed_sizes([(61, 53), (16, 200)])
-    assert torch.allclose(module(mixed)[mixed.segment_ids == 0], alone, atol=1e-12)
+    assert torch.allclose(module(mixed)[mixed.segment_ids == 0], alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('kind', KINDS, ids=str)
@@ -181,7 +171,9 @@ def test_positions_follow_the_coordinates(kind):
     module, packed = build(kind), packed_sizes()
     order = torch.argsort(packed.segment_ids + torch.rand(len(packed.segment_ids)) * 0.9)[::2]
     lengths = torch.bincount(packed.segment_ids[order])
-    assert torch.allclose(module(packed.take(order, lengths)), module(packed)[order], atol=1e-12)
+    assert torch.allclose(
+        module(packed.take(order, lengths)), module(packed)[order], rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize('kind', ['factorised', 'learned_2d'])
