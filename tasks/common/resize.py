@@ -93,6 +93,9 @@ class ResizeToTokenBudget(BaseTransform):
 
     `random`, the fields of `RandomTokens`, draws the budget of each sample; its `high_tokens` is
     `max_tokens` where not given. `results['token_cap']`, where present, is a further limit.
+
+    `square=True` squashes every picture to the largest square of its budget: the control arm of a
+    comparison, which differs in the aspect and in nothing else.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class ResizeToTokenBudget(BaseTransform):
         patch_size: int = 16,
         min_tokens: int | None = None,
         random: dict[str, Any] | None = None,
+        square: bool = False,
         interpolation: str = 'bilinear',
         clip_object_border: bool = True,
     ) -> None:
@@ -113,10 +117,16 @@ class ResizeToTokenBudget(BaseTransform):
                 'random and min_tokens exclude each other: random scales every picture to a drawn '
                 'budget, min_tokens keeps native sizes'
             )
+        if square and min_tokens is not None:
+            raise ValueError(
+                'square and min_tokens exclude each other: square squashes every picture to '
+                'max_tokens, min_tokens keeps native sizes'
+            )
         self.max_tokens = max_tokens
         self.patch_size = patch_size
         self.min_tokens = min_tokens
         self.random = None if random is None else RandomTokens.of(random, max_tokens)
+        self.square = square
         self.interpolation = interpolation
         self.clip_object_border = clip_object_border
 
@@ -141,6 +151,8 @@ class ResizeToTokenBudget(BaseTransform):
         if token_cap is not None:
             budget = min(budget, token_cap)
             floor = floor and min(floor, token_cap)
+        if self.square:
+            h = w = 1
         return token_budget_size(
             h, w, patch_size=self.patch_size, max_tokens=budget, min_tokens=floor
         )
@@ -197,7 +209,7 @@ class ResizeToTokenBudget(BaseTransform):
         return (
             f'{type(self).__name__}(max_tokens={self.max_tokens}, patch_size={self.patch_size}, '
             f'min_tokens={self.min_tokens}, random={self.random}, '
-            f'interpolation={self.interpolation!r}, clip_object_border={self.clip_object_border})'
+            f'square={self.square}, interpolation={self.interpolation!r}, clip_object_border={self.clip_object_border})'
         )
 
 

@@ -1,0 +1,30 @@
+"""Control arm of retinanet_navit-ti_20e_raccoon.py: the photos squashed to squares.
+
+Everything else is the same: weights, pyramid, head, schedule, and the random budget that a photo
+draws in an epoch; at evaluation every photo is 448 x 448 pixels, 784 tokens.
+
+python tools/train.py configs/detection/retinanet_navit-ti_20e_raccoon_squashed.py
+"""
+
+_base_ = './retinanet_navit-ti_20e_raccoon.py'
+
+resize = dict(type='ResizeToTokenBudget', max_tokens=784, patch_size=16, square=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(random=dict(low_tokens=400), **resize),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    resize,
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
