@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .families import FAMILIES, NaViTWeights, convert, find_tensors, refuse_nan, summary
 from .position import POSITIONS, Learned1DPosition
+from .sealed import write_sealed
 from .vit import Arch, NaViT
 from .weight_files import (
     UnsafeWeightsError,
@@ -35,6 +35,7 @@ __all__ = [
     'UnsafeWeightsError',
     'build',
     'guard_loading',
+    'header_of',
     'load_weights',
     'read_checkpoint',
     'read_weights',
@@ -166,9 +167,19 @@ def save_navit(
     with torch.device('meta'):
         model = build(weights)
     report = _check(model, weights, str(file), min_share=1.0)
-    header = {
+    write_sealed(file, weights.tensors, header_of(weights))
+    return report
+
+
+def header_of(weights: NaViTWeights, prefix: str = '') -> dict[str, str]:
+    """What the header of a file says of the model that takes its tensors named `prefix`...
+
+    A whole detector is a file of ours too: its header has more fields, and its NaViT a prefix.
+    """
+    return {
         'format': FORMAT,
         'version': str(VERSION),
+        'prefix': prefix,
         'arch': json.dumps(weights.arch),
         'patch_size': json.dumps(weights.patch_shapes),
         'position': json.dumps(weights.position),
@@ -176,14 +187,6 @@ def save_navit(
         'input_std': json.dumps(weights.input_std),
         'family': weights.family,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f'.{file.name}.{os.getpid()}.part')
-    try:
-        save_file({k: t.contiguous() for k, t in weights.tensors.items()}, aside, metadata=header)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
-    return report
 
 
 def guard_loading(model: NaViT) -> None:
@@ -355,7 +358,9 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         values = {k: json.loads(header[k]) for k in ('arch', 'position', 'input_mean', 'input_std')}
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f'{path}: its header is damaged ({error}): convert it again') from error
-    refuse_nan(tensors, str(path))
+    prefix = header.get('prefix', '')
+    own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    refuse_nan(own, str(path))
     position = values['position']
     if unknown := set(values['arch']) - {item.name for item in fields(Arch)}:
         raise ValueError(f'{path}: its header names {sorted(unknown)}, unknown here')
@@ -363,10 +368,11 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         position['grid'] = tuple(position['grid'])
     mean, std = (tuple(values[k]) if values[k] else None for k in ('input_mean', 'input_std'))
     return NaViTWeights(
-        tensors=tensors,
+        tensors=own,
         arch=values['arch'],
         position=position,
         input_mean=mean,
         input_std=std,
         family=header.get('family', 'navit'),
+        left_over=tuple(key for key in tensors if not key.startswith(prefix)),
     )

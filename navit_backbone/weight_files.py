@@ -9,6 +9,7 @@ buffers are made afterwards, from checked numbers. Nothing ever falls back to pl
 """
 
 import ast
+import json
 import os
 import struct
 import sys
@@ -26,6 +27,8 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from .sealed import check_seal
 
 MapLocation = str | torch.device | Callable[[Any, str], Any] | dict[str, str] | None
 
@@ -81,18 +84,31 @@ def read_checkpoint(
 def read_safetensors(
     path: Path, map_location: MapLocation = 'cpu'
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and the header's metadata of a `.safetensors` file."""
+    """Tensors and header of a `.safetensors` file, which must agree with its digest, if any."""
+    with _open(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = dict(file.metadata() or {})
+    check_seal(path, tensors, metadata)
+    if isinstance(map_location, (str, torch.device)):
+        tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
+    return tensors, metadata
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The header's metadata of a `.safetensors` file, without its tensors."""
+    with _open(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework='pt') as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = dict(file.metadata() or {})
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f'{path} is truncated or no safetensors file ({error}): fetch it again'
         ) from error
-    if isinstance(map_location, (str, torch.device)):
-        tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
-    return tensors, metadata
 
 
 def register_safe_loader(checkpoint_loader: Any) -> None:
@@ -133,7 +149,9 @@ def _read_for_mmengine(file: Path, to: MapLocation, buffer: Callable[..., Any]) 
     """A checkpoint in mmengine's shape, with its arrays and buffers restored."""
     content = read_checkpoint(file, to)
     if file.suffix == '.safetensors':
-        return _signed({'state_dict': content, 'meta': {}}, file)
+        header = read_header(file)  # a published model says what its classes are
+        said = {k: json.loads(header[k]) for k in ('dataset_meta',) if k in header}
+        return _signed({'state_dict': content, 'meta': said}, file)
     meta, hub = content.get('meta'), content.get('message_hub')
     runtime = hub.get('runtime_info') if isinstance(hub, dict) else None
     _drop_programs(file, *(part for part in (meta, runtime) if isinstance(part, dict)))

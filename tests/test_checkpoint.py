@@ -278,6 +278,7 @@ def test_damaged_or_newer_header_is_refused(tmp_path, change, message):
     save_navit(file, weights_of(navit()))
     with safe_open(file, framework='pt') as opened:
         header = opened.metadata()
+    del header['sha256']
     save_file(read_checkpoint(file), file, metadata=header | change)
     with pytest.raises(ValueError, match=message):
         load_weights(navit(), file)
