@@ -28,9 +28,16 @@ def digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     return sha.hexdigest()
 
 
-def write_sealed(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write the file, or leave what is there: it is written aside and renamed at the end."""
+def write_sealed(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str], *, named: bool = False
+) -> Path:
+    """Write the file, or leave what is there: it is written aside and renamed at the end.
+
+    With `named` the first 8 digits of the digest join its name, as OpenMMLab names weights.
+    """
     header = {**header, DIGEST: digest(tensors, header)}
+    if named:
+        path = path.with_stem(f'{path.stem}-{header[DIGEST][:8]}')
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
@@ -38,6 +45,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+    return path
 
 
 def check_seal(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:

@@ -196,7 +196,9 @@ def _drop_programs(file: Path, *parts: dict[str, Any]) -> None:
     """
     for part in parts:
         part.pop('config', None)
-        if 'cfg' in part and not _states_values(part['cfg']):
+        try:
+            config_values(part.get('cfg', ''))
+        except ValueError:
             del part['cfg']
             warnings.warn(
                 f'{file}: the config stored in it does more than state values and was left out; '
@@ -205,35 +207,44 @@ def _drop_programs(file: Path, *parts: dict[str, Any]) -> None:
             )
 
 
-def _states_values(text: Any) -> bool:
-    """Whether a config's text only assigns values to names."""
-    # mmengine replaces {{ }} before it parses: what runs would not be what stands here
+def config_values(text: object) -> dict[str, Any]:
+    """What the text of a config assigns, read without running it; ValueError where it does more."""
+    # mmengine replaces {{ }} before it parses: what it runs would not be what stands here
     if not isinstance(text, str) or '{{' in text:
-        return False
+        raise ValueError('no text of a config, or one with {{ }} in it')
     try:
-        statements = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    return all(
-        isinstance(statement, ast.Assign)
-        and all(getattr(to, 'id', 'dict') not in ('dict', '_base_') for to in statement.targets)
-        and _is_value(statement.value)
-        for statement in statements
-    )
+        body: list[Any] = ast.parse(text).body
+        return {name: _value(item.value) for item in body for name in _names(item)}
+    except (SyntaxError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f'a config that does more than state values: {error}') from error
 
 
-def _is_value(node: ast.expr | None) -> bool:
-    """Whether an expression is a literal, or a dict(...) of such."""
+def _names(statement: Any) -> list[str]:
+    """The names that a statement assigns to; an error where it does something else."""
+    names = [target.id for target in statement.targets]
+    if {'dict', '_base_'} & set(names):
+        raise TypeError(f'it assigns {names}')
+    return names
+
+
+def _value(node: Any) -> Any:
+    """A literal, or a dict(...) of such."""
+    if isinstance(node, ast.Constant):
+        return node.value
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        return all(_is_value(item) for item in node.elts)
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return kind(_value(item) for item in node.elts)
     if isinstance(node, ast.Dict):
-        return all(_is_value(item) for item in (*node.keys, *node.values))
-    if isinstance(node, ast.Call):
-        given = [*node.args, *(item.value if item.arg else None for item in node.keywords)]
-        return getattr(node.func, 'id', '') == 'dict' and all(_is_value(item) for item in given)
-    if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.USub) and _is_value(node.operand)
-    return isinstance(node, ast.Constant)
+        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
+        positional = [_value(item) for item in node.args]
+        if all(item.arg for item in node.keywords):
+            return dict(
+                *positional, **{str(item.arg): _value(item.value) for item in node.keywords}
+            )
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    raise TypeError(f'it holds a {type(node).__name__}')
 
 
 # --------------------------------------------------------------------------------------------------

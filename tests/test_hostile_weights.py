@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 import navit_backbone.backbone  # noqa: F401  registers the reader
 from navit_backbone.checkpoint import UnsafeWeightsError, read_checkpoint
+from navit_backbone.weight_files import config_values
 
 
 class Runs:
@@ -234,6 +235,7 @@ def test_config_that_mmengine_writes_passes(tmp_path):
     torch.save(plain_content() | {'meta': {'cfg': config.pretty_text}}, tmp_path / 'w.pth')
     got = CheckpointLoader.load_checkpoint(str(tmp_path / 'w.pth'))['meta']['cfg']
     assert got == config.pretty_text
+    assert config_values(got) == config.to_dict()
 
 
 def test_every_scheme_of_mmengine_is_ours():

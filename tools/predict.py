@@ -1,10 +1,12 @@
 """Find objects in pictures.
 
     python tools/predict.py CONFIG CHECKPOINT INPUT... --out-dir DIR
+    python tools/predict.py MODEL.safetensors INPUT... --out-dir DIR
 
-INPUT is a picture or a folder, which is searched with all folders in it. DIR gets each picture with
-its objects drawn, at its own size, and predictions.json: all objects in COCO's form, boxes as
-[x, y, width, height] in the pictures' own pixels. Exit status 3: some pictures were skipped.
+MODEL is a file of tools/publish.py, which is all that is needed. INPUT is a picture or a folder,
+which is searched with all folders in it. DIR gets each picture with its objects drawn, at its own
+size, and predictions.json: all objects in COCO's form, boxes as [x, y, width, height] in the
+pictures' own pixels, masks as run-length codes. Exit status 3: some pictures were skipped.
 """
 
 from __future__ import annotations
@@ -17,10 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from rich.progress import track
 
-from navit_backbone.tools.command_line import add_config_arguments, mistake, read_config, run
+from navit_backbone.tasks.common.published import check_names, config_of, is_published
+from navit_backbone.tools.command_line import (
+    add_config_arguments,
+    check_options,
+    mistake,
+    override,
+    read_config,
+    run,
+)
 
 if TYPE_CHECKING:  # detection is imported once its config was read
     from navit_backbone.tasks.detection.inference import Detector
@@ -33,17 +45,24 @@ UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, Sy
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='%(prog)s (CONFIG CHECKPOINT | MODEL.safetensors) INPUT... --out-dir DIR [...]',
     )
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
-    parser.add_argument('inputs', type=Path, nargs='+', metavar='INPUT')
+    parser.add_argument(
+        'inputs', type=Path, nargs='+', metavar='INPUT', help='after CONFIG: the checkpoint first'
+    )
     parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='draw objects from this score on (0.3)'
     )
     parser.add_argument('--device', default=get_device(), help='(%(default)s)')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.checkpoint = args.config if is_published(args.config) else args.inputs.pop(0)
+    if not args.inputs:
+        parser.error('no INPUT: give CONFIG CHECKPOINT INPUT..., or MODEL.safetensors INPUT...')
+    return args
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -51,9 +70,7 @@ def predict(args: argparse.Namespace) -> int:
     files = find_pictures(args.inputs, args.out_dir)
     if not args.checkpoint.is_file():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
-    cfg = read_config(args.config, args.cfg_options)
-    if cfg.get('default_scope') != 'mmdet':
-        raise ValueError(f'{args.config} is no detection config (default_scope is not mmdet)')
+    cfg = config_for(args)
     from navit_backbone.tasks.detection.inference import Detector, annotated
 
     detector = Detector(cfg, args.checkpoint, device=args.device)
@@ -78,6 +95,22 @@ def predict(args: argparse.Namespace) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         annotated(image, shown, len(detector.classes)).save(out, quality=92)
     return report(content, args.out_dir)
+
+
+def config_for(args: argparse.Namespace) -> Config:
+    """The config that was given, or the one inside the published model."""
+    published = is_published(args.config)
+    cfg = config_of(args.config) if published else read_config(args.config, args.cfg_options)
+    if cfg.get('default_scope') != 'mmdet':
+        raise ValueError(f'{args.config} is no detection config (default_scope is not mmdet)')
+    if published:
+        init_default_scope('mmdet')
+        from navit_backbone.tasks import detection  # noqa: F401  registers
+
+        check_names(cfg)
+        check_options(cfg, args.cfg_options)
+        override(cfg, args.cfg_options)
+    return cfg
 
 
 class SkippedError(ValueError):

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config, ConfigDict
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
 from torch import nn
 
 from ..common.loaded_weights import check_fit
@@ -23,7 +25,10 @@ from .data import class_names, palette, set_num_classes
 
 
 class Detector:
-    """A model and its test pipeline: a file in, boxes in the file's own pixels out."""
+    """A model and its test pipeline: a file in, objects in the file's own pixels out.
+
+    `checkpoint` may be a published model; its class names are those of its training.
+    """
 
     def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
@@ -39,7 +44,11 @@ class Detector:
 
     @torch.no_grad()
     def find(self, results: dict[str, Any]) -> list[dict[str, Any]]:
-        """The objects in a picture that was read, the surest first."""
+        """The objects in a picture that was read, the surest first, as COCO's format has them.
+
+        Boxes are [x, y, width, height]; where the model finds masks, `segmentation` is COCO's
+        run-length code.
+        """
         batch = {key: [value] for key, value in self.prepare(results).items()}
         sample: DetDataSample = self.model.test_step(batch)[0]
         return self._objects(sample)
@@ -48,18 +57,15 @@ class Detector:
         found = sample.pred_instances.cpu()
         found = found[found.scores.argsort(descending=True, stable=True)]
         objects = []
-        for box, score, label in zip(
+        for (x1, y1, x2, y2), score, label in zip(
             found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
         ):
-            x1, y1, x2, y2 = box
-            objects.append(
-                {
-                    'category_id': label,
-                    'category_name': self.classes[label],
-                    'score': score,
-                    'bbox': [x1, y1, x2 - x1, y2 - y1],
-                }
-            )
+            name, box = self.classes[label], [x1, y1, x2 - x1, y2 - y1]
+            objects.append(dict(category_id=label, category_name=name, score=score, bbox=box))
+        if 'masks' in found:
+            codes = encode_mask_results(found.masks.numpy())
+            for item, code in zip(objects, codes, strict=True):
+                item['segmentation'] = {**code, 'counts': code['counts'].decode()}
         return objects
 
 
@@ -91,10 +97,12 @@ def _build(
 
 
 def with_flips(cfg: Config) -> None:
-    """Turn a config's test into one on every picture and its mirror image, boxes merged."""
+    """Turn a config's test into one on every picture and its mirror image, objects merged."""
     if 'tta_model' not in cfg:
+        limits = cfg.model.get('test_cfg') or {}
+        most = limits.get('rcnn', limits).get('max_per_img', 100)
         nms = dict(type='nms', iou_threshold=0.5)
-        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+        cfg.tta_model = dict(type='MaskTTAModel', tta_cfg=dict(nms=nms, max_per_img=most))
     if 'tta_pipeline' not in cfg:
         *rest, pack = deepcopy(cfg.test_dataloader.dataset.pipeline)
         keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -112,20 +120,31 @@ def with_flips(cfg: Config) -> None:
 def annotated(
     image: np.ndarray, objects: Sequence[Mapping[str, Any]], num_classes: int
 ) -> Image.Image:
-    """The picture [h, w, 3] (RGB) at its own size, with a box and a label per object."""
-    picture = Image.fromarray(image)
+    """The picture [h, w, 3] (RGB) at its own size: a box, a label and any mask per object."""
+    colours = palette(num_classes)
+    picture = Image.fromarray(_tinted(image, objects, colours))
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     line, font = max(2, round(side / 350)), ImageFont.load_default(min(40, max(12, side / 45)))
-    colours = palette(num_classes)
     for item in reversed(objects):  # the surest on top
         x, y, w, h = item['bbox']
         colour = colours[item['category_id']]
         draw.rectangle((x, y, x + w, y + h), outline=colour, width=line)
-        _label(
-            draw, picture.size, (x, y), f'{item["category_name"]} {item["score"]:.2f}', colour, font
-        )
+        score = f' {item["score"]:.2f}' if 'score' in item else ''  # the truth has none
+        _label(draw, picture.size, (x, y), f'{item["category_name"]}{score}', colour, font)
     return picture
+
+
+def _tinted(
+    image: np.ndarray, objects: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """The picture with the masks of its objects in their colours, half through."""
+    image = image.copy()
+    for item in reversed(objects):
+        if 'segmentation' in item:
+            inside = coco_mask.decode(item['segmentation']).astype(bool)
+            image[inside] = image[inside] // 2 + np.array(colours[item['category_id']]) // 2
+    return image
 
 
 def _label(
