@@ -22,5 +22,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', metric='bbox')
+val_evaluator = dict(type='NaViTCocoMetric', metric='bbox')
 test_evaluator = val_evaluator

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import colorsys
-import json
+import difflib
+import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.fileio import exists, get_text, join_path
+from mmengine.fileio import exists, join_path
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, HOOKS, init_default_scope
@@ -17,6 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..common.dataset import SeededSamples
+from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotations
 
 Classes = tuple[str, ...]
 
@@ -29,79 +32,114 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
     """Boxes and masks in COCO's format, every draw of a sample seeded.
 
     The classes are those of the annotation file, or a part of them in the file's order:
-    ``metainfo=dict(classes=...)``. All arguments are those of mmdet's `CocoDataset`.
+    ``metainfo=dict(classes=...)``. All arguments are those of mmdet's `CocoDataset`, and so are the
+    samples; a file against the format is refused, and what mmdet leaves out in silence is logged.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}  # not COCO's 80 classes
-    _named = False  # whether the classes have been read
+    image_fields: ClassVar[Sequence[str]] = IMAGE_FIELDS
 
     def __init__(self, *args: Any, lazy_init: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, lazy_init=True, **kwargs)
-        # mmdet's Inferencers build a lazy data set for its colours, on machines without the data
-        if not lazy_init or exists(self.ann_file, backend_args=self.backend_args):
-            self._name_classes()
         if not lazy_init:
             self.full_init()
-
-    def full_init(self) -> None:
-        if not self._named:
-            self._name_classes()
-        super().full_init()
-
-    def _name_classes(self) -> None:
-        classes = category_names(self.ann_file, self.backend_args)
-        if self._metainfo.get('classes') is not None:
-            classes = _chosen(self._metainfo['classes'], classes, self.ann_file)
-        self._metainfo['classes'] = classes
-        self._metainfo.setdefault('palette', palette(len(classes)))
-        self._named = True
+        # mmdet's Inferencers build a lazy data set for its colours, on machines without the data
+        elif exists(self.ann_file, backend_args=self.backend_args):
+            self._name_classes(category_names(self.ann_file, self.backend_args))
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """As mmdet does it, but a field that the file lacks is named."""
-        try:
-            return super().load_data_list()
-        except KeyError as error:
+        found = read_annotations(self.ann_file, self.backend_args, image_fields=self.image_fields)
+        self._name_classes(tuple(item['name'] for item in found.categories))
+        chosen = set(self._metainfo['classes'])
+        self.cat_ids = [item['id'] for item in found.categories if item['name'] in chosen]
+        self.cat2label = {identity: label for label, identity in enumerate(self.cat_ids)}
+        if any(getattr(item, 'with_mask', False) for item in self.pipeline.transforms):
+            _mark_without_mask(found)
+        for remark in _remarks(found, self.cat_ids):
+            print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
+        return self._data_list(found)
+
+    def _data_list(self, found: Annotations) -> list[dict[str, Any]]:
+        """The samples, and the maps of categories to images, as mmdet's loader gives them."""
+        self.cat_img_map: dict[Any, list[Any]] = defaultdict(list)
+        by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for item in found.annotations:
+            self.cat_img_map[item['category_id']].append(item['image_id'])
+            by_image[item['image_id']].append(item)
+        return [
+            self.parse_data_info(
+                dict(raw_img_info={**item, 'img_id': item['id']}, raw_ann_info=by_image[item['id']])
+            )
+            for item in found.images
+        ]
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """The pictures that mmdet would keep, which must be one at least."""
+        left: list[dict[str, Any]] = super().filter_data()
+        if not left:
             raise ValueError(
-                f"{self.ann_file}: an entry lacks the field {error}. COCO's format has id, "
-                'file_name, height and width of each image, and id, image_id, category_id, bbox '
-                'and area of each annotation'
-            ) from error
+                f'{self.ann_file}: none of its {len(self.data_list)} pictures is left, as '
+                f'filter_cfg={self.filter_cfg} asks for boxes of {list(self.metainfo["classes"])} '
+                'and for a size: correct the file, or set filter_cfg=dict(filter_empty_gt=False)'
+            )
+        return left
+
+    def _name_classes(self, found: Classes) -> None:
+        given = self._metainfo.get('classes')
+        classes = found if given is None else _chosen(given, found, self.ann_file)
+        self._metainfo['classes'] = classes
+        self._metainfo.setdefault('palette', palette(len(classes)))
 
 
-def category_names(ann_file: str, backend_args: dict[str, Any] | None = None) -> Classes:
-    """The names of the categories of a COCO annotation file, in its order."""
-    try:
-        content = json.loads(get_text(ann_file, backend_args=backend_args))
-    except FileNotFoundError as error:
+def _mark_without_mask(found: Annotations) -> None:
+    """Let mmdet ignore annotations without a mask, as it does those whose polygons are no areas."""
+    without = [item for item in found.annotations if not item.get('segmentation')]
+    if without and len(without) == len(found.annotations):
         raise ValueError(
-            f'no annotation file at {ann_file}: set data_root to the folder of the data set, and '
-            "ann_file to the file's path within it"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{ann_file} is not JSON ({error}): COCO's format is one JSON object with images, "
-            'annotations and categories'
-        ) from error
-    categories = content.get('categories') if isinstance(content, dict) else None
-    if not categories:
-        raise ValueError(
-            f'{ann_file} has no categories: add "categories": [{{"id": 1, "name": "..."}}, ...], '
-            'whose ids the category_id of the annotations refer to'
+            f'{found.file}: no annotation has a segmentation, but the pipeline loads masks: use a '
+            'detector of boxes and LoadAnnotations(with_bbox=True), or add masks'
         )
-    if any('name' not in category for category in categories):
-        raise ValueError(f'{ann_file}: a category without name; each needs id and name')
-    return tuple(str(category['name']) for category in categories)
+    for item in without:
+        item['segmentation'] = [[]]
+
+
+def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
+    """What is legal, and yet most likely not meant."""
+    for reason, entries in found.unusable().items():
+        ids = _few([item['id'] for item in entries])
+        yield f'{len(entries):,} of {len(found.annotations):,} boxes left out, {reason}: id {ids}'
+    without_mask = [item['id'] for item in found.annotations if item.get('segmentation') == [[]]]
+    if without_mask:
+        yield (
+            f'{len(without_mask):,} of {len(found.annotations):,} boxes have no mask and are '
+            f'ignored: id {_few(without_mask)}'
+        )
+    unseen = {*cat_ids} - {item['category_id'] for item in found.annotations}
+    empty = [item['name'] for item in found.categories if item['id'] in unseen]
+    if empty:
+        yield f'{len(empty)} of {len(cat_ids)} classes have no box: {_few(empty)}'
+
+
+def _few(items: Sequence[Any]) -> str:
+    return ', '.join(str(item) for item in items[:5]) + (', ...' if len(items) > 5 else '')
 
 
 def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:
     """The `given` classes. mmdet numbers them as the file does, so another order is refused."""
     if isinstance(given, str):
         raise ValueError(f"metainfo.classes={given!r} must be a list of names, as ['{given}']")
+    unknown = [name for name in given if name not in set(found)]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), found, 3) or found[:20]
+        raise ValueError(
+            f'metainfo.classes: {unknown[0]!r} is none of the {len(found)} categories of '
+            f'{ann_file}, which has {", ".join(near)}: take names from there'
+        )
     expected = tuple(name for name in found if name in set(given))
     if not given or tuple(given) != expected:
         raise ValueError(
-            f'metainfo.classes={list(given)} are not categories of {ann_file} in its order, which '
-            f'is {list(found)}: leave classes out to take them all, or keep to that order'
+            f'metainfo.classes={list(given)} must name categories of {ann_file} in its order, '
+            f'{list(expected or found)}: leave classes out to take them all, or keep to that order'
         )
     return expected
 
