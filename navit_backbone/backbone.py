@@ -105,7 +105,9 @@ class NaViTBackbone(BaseModule):
         packed = pack_canvas(x, sizes, self.patch_size)
         output = self.vit(packed, self.out_indices)
         grid = (-(-x.shape[2] // self.patch_size), -(-x.shape[3] // self.patch_size))
-        maps = tuple(unpack_canvas(tokens, packed, grid) for tokens in output.features)
+        # contiguous: behind a stock neck mmcv's RoIAlign reads memory in the order of [B, C, H, W],
+        # whatever the strides say, and convolutions keep the order that they are given
+        maps = tuple(unpack_canvas(tokens, packed, grid).contiguous() for tokens in output.features)
         for item in maps:
             item.image_sizes = sizes  # type: ignore[attr-defined]
         return maps

@@ -86,6 +86,12 @@ def test_maps_have_ceil_sides_and_carry_the_sizes():
     assert all(m.image_sizes == [(33, 70), (64, 21)] for m in maps)
 
 
+def test_maps_lie_in_memory_as_compiled_operations_read_them():
+    for size in ((80, 96), (33, 70)):  # filling the canvas, and not
+        maps = build()(on_canvas(pictures([size]), height=80, width=96))
+        assert all(item.is_contiguous() for item in maps)
+
+
 def test_neighbours_and_order_do_not_matter():
     model, images = build().eval(), pictures(ODD_SIZES)
     before = model(on_canvas(images, height=128, width=144))[0]

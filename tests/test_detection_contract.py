@@ -1,70 +1,109 @@
-"""A whole stock RetinaNet: a picture's outputs depend on its own pixels and on the canvas only."""
+"""Whole stock detectors: a picture's outputs depend on its own pixels and on the canvas only."""
 
 import pytest
 import torch
-from detectors import RETINANET, batch, sample, stock_detector
+from detectors import DINO, FCOS, MASK_RCNN, RETINANET, STRIDES, batch, sample, stock_detector
+from mmdet.structures import DetDataSample
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
 
-STRIDES = (8, 16, 32, 64, 128)
+from navit_backbone.packing import inside
+
 CANVAS = dict(height=128, width=128)
-VARIANTS = {
-    'global': {},
-    'windowed': dict(window_size=3, global_attn_indexes=[1]),
-    'factorised': dict(position='factorised'),
+SIZES = [*ODD_SIZES, (128, 128)]  # the last, alone, leaves no padding at all
+DETECTORS = {
+    'retinanet': dict(config=RETINANET),
+    'retinanet, windowed': dict(config=RETINANET, window_size=3, global_attn_indexes=[1]),
+    'retinanet, factorised': dict(config=RETINANET, position='factorised'),
+    'fcos, group norm': dict(config=FCOS, channels=64),
+    'mask r-cnn': dict(config=MASK_RCNN),
+    'dino': dict(config=DINO),
 }
+every_detector = pytest.mark.parametrize('name', DETECTORS)
 
 
-def detector(**backbone):
+def detector(name='retinanet'):
+    """In float64, which every operation before NMS takes, and with no bias at zero."""
     torch.manual_seed(0)
-    return perturb(stock_detector(RETINANET, strides=STRIDES, **backbone), scale=0.05).eval()
+    return perturb(stock_detector(**DETECTORS[name]), scale=0.05).eval().double()
+
+
+def samples_of(canvas):
+    """What the heads of two-stage detectors and of DETRs are told of each picture."""
+    shape = dict(batch_input_shape=tuple(canvas.shape[2:]))
+    return [DetDataSample(metainfo=dict(img_shape=size, **shape)) for size in canvas.image_sizes]
+
+
+def regions_of(size):
+    """The same regions of every picture: all of it, its corners, a strip across."""
+    h, w = size
+    parts = torch.tensor([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.6, 0.6, 1, 1], [0.1, 0.3, 0.9, 0.35]])
+    return InstanceData(bboxes=parts.double() * torch.tensor([w, h, w, h]))
 
 
 def raw(model, canvas):
-    """What the head gives for each picture before boxes are decoded: one vector each."""
-    scores, deltas = model(canvas)
-    return torch.cat([level.flatten(1) for level in [*scores, *deltas]], dim=1)
+    """What the heads give for each picture before boxes are chosen: one vector each.
+
+    Of two stages: what the first gives everywhere, and the second for the `regions_of` a picture.
+    Of DINO: classes and boxes of all queries after each layer, of its own choice of queries.
+    """
+    samples = samples_of(canvas)
+    if hasattr(model, 'roi_head'):
+        maps = model.extract_feat(canvas)
+        regions = [regions_of(size) for size in canvas.image_sizes]
+        second = model.roi_head(maps, regions, samples)
+        parts = [level for kind in model.rpn_head(maps) for level in kind]
+        parts += [part.unflatten(0, (len(canvas), -1)) for part in second]
+    elif hasattr(model, 'encoder'):
+        parts = [part.transpose(0, 1) for part in model(canvas, samples)]
+    else:
+        parts = [level for kind in model(canvas) for level in kind]
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def same(a, b):
     return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_alone_on_the_canvas_as_in_the_batch(variant):
-    model, images = detector(**VARIANTS[variant]).double(), pictures(ODD_SIZES)
+@every_detector
+def test_alone_on_the_canvas_as_in_the_batch(name):
+    model, images = detector(name), pictures(SIZES)
     together = raw(model, on_canvas(images, **CANVAS))
     alone = torch.cat([raw(model, on_canvas([image], **CANVAS)) for image in images])
+    assert together.dtype == torch.float64
     assert together.std() > 0.01
     assert same(together, alone)
 
 
-def test_gradients_too():
-    model, images = detector().double(), pictures(ODD_SIZES)
+@every_detector
+def test_gradients_too(name):
+    model, images = detector(name), pictures(SIZES)
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = torch.linspace(0.5, 2, raw(model, on_canvas(images[:1], **CANVAS)).shape[1])
-    together = torch.autograd.grad(
-        (raw(model, on_canvas(images, **CANVAS)) * weights).sum(), parameters
-    )
-    alone = [torch.zeros_like(p) for p in parameters]
-    for image in images:
-        loss = (raw(model, on_canvas([image], **CANVAS)) * weights).sum()
-        for total, gradient in zip(alone, torch.autograd.grad(loss, parameters), strict=True):
-            total += gradient
-    for ours, theirs in zip(together, alone, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+    def gradients(images):
+        total = (raw(model, on_canvas(images, **CANVAS)) * weights).sum()
+        return torch.autograd.grad(total, parameters, materialize_grads=True)
+
+    alone = [sum(parts) for parts in zip(*(gradients([image]) for image in images), strict=True)]
+    for ours, theirs in zip(gradients(images), alone, strict=True):
+        scale = theirs.abs().max().clamp(min=1)
+        assert same(ours / scale, theirs / scale)
 
 
+@every_detector
 @pytest.mark.parametrize('fill', [1e6, float('nan')])
-def test_garbage_in_the_padding(fill):
-    model, images = detector().double(), pictures(ODD_SIZES)
+def test_garbage_in_the_padding(name, fill):
+    model, images = detector(name), pictures(SIZES)
     clean = raw(model, on_canvas(images, **CANVAS))
     assert torch.equal(raw(model, on_canvas(images, **CANVAS, fill=fill)), clean)
 
 
-def test_a_neighbour_replaced_and_the_order_permuted():
-    model, images = detector().double(), pictures(ODD_SIZES)
+@every_detector
+def test_a_neighbour_replaced_and_the_order_permuted(name):
+    model, images = detector(name), pictures(SIZES)
     before = raw(model, on_canvas(images, **CANVAS))
     (other,) = pictures([(97, 128)], seed=1)
     assert same(raw(model, on_canvas([other, *images[1:]], **CANVAS))[1:], before[1:])
@@ -72,17 +111,75 @@ def test_a_neighbour_replaced_and_the_order_permuted():
     assert same(raw(model, on_canvas([images[i] for i in order], **CANVAS)), before[order])
 
 
-def test_the_canvas_is_seen():
-    """Stock heads do see its size; the contract would be void if the outputs were constant."""
-    model, images = detector().double(), pictures([(64, 64)])
-    small, large = (on_canvas(images, height=side, width=side) for side in (64, 128))
-    scores = [model(canvas)[0][0][:, :, :8, :8] for canvas in (small, large)]
-    assert same(scores[0][..., :4, :4], scores[1][..., :4, :4])
-    assert (scores[0] - scores[1]).abs().max() > 1e-6
+# --------------------------------------------------------------------------------------------------
+# What the heads do see: the size of the canvas. (The contract would be void for constant outputs.)
 
 
-def test_no_gradient_reaches_the_padding_and_all_parameters_get_one():
-    model = detector().train()
+def on_two_canvases(size=(64, 64)):
+    """A picture on a canvas of its own size, and on a larger one."""
+    images = pictures([size])
+    return [on_canvas(images, height=side, width=side) for side in (64, 128)]
+
+
+def test_convolutions_see_the_canvas_near_the_edge():
+    model = detector()
+    small, large = (model(canvas)[0][0][:, :, :8, :8] for canvas in on_two_canvases())
+    assert same(small[..., :3, :3], large[..., :3, :3])  # five of 3 x 3 reach five cells
+    assert (small - large).abs().max() > 1e-6
+
+
+def test_regions_see_the_canvas_where_they_touch_the_edge():
+    model, inner = detector('mask r-cnn'), torch.tensor([[8.0, 8, 40, 40]]).double()
+    edge = torch.tensor([[32.0, 32, 64, 64]]).double()
+
+    def second(canvas, boxes):
+        regions = [InstanceData(bboxes=boxes)]
+        parts = model.roi_head(model.extract_feat(canvas), regions, samples_of(canvas))
+        return torch.cat([part.flatten() for part in parts])
+
+    small, large = on_two_canvases()
+    assert same(second(small, inner), second(large, inner))
+    assert (second(small, edge) - second(large, edge)).abs().max() > 1e-6
+
+
+def encoded(model, canvas):
+    """DINO's memory of the cells that it takes for picture, and the mask of the others."""
+    into_encoder, into_decoder = model.pre_transformer(
+        model.extract_feat(canvas), samples_of(canvas)
+    )
+    padding = into_decoder['memory_mask']
+    memory = model.forward_encoder(**into_encoder)['memory']
+    return memory if padding is None else memory[~padding], padding
+
+
+def test_the_encoder_of_dino_does_not_see_the_canvas_but_its_decoder_does():
+    model = detector('dino')
+    small, large = on_two_canvases()
+    own, other = (encoded(model, canvas)[0].flatten(0, -2) for canvas in (small, large))
+    torch.testing.assert_close(own, other, rtol=0, atol=1e-5)  # its positions are float32
+    assert (raw(model, small) - raw(model, large)).abs().max() > 1e-4
+
+
+def test_dino_takes_those_cells_for_padding_that_the_pyramid_leaves_empty():
+    """It finds them from the pixels of the canvas, so that must be a multiple of all strides."""
+    model, strides = detector('dino'), STRIDES[DINO]
+    canvas = on_canvas(pictures(SIZES), **CANVAS)
+    padding = encoded(model, canvas)[1]
+    grids = [(128 // stride, 128 // stride) for stride in strides]
+    cells = [
+        inside([(-(-h // s), -(-w // s)) for h, w in SIZES], grid, padding.device).flatten(1)
+        for s, grid in zip(strides, grids, strict=True)
+    ]
+    assert torch.equal(padding, ~torch.cat(cells, 1))
+
+
+# --------------------------------------------------------------------------------------------------
+# Training, and boxes to the end
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'mask r-cnn', 'dino'])
+def test_no_gradient_reaches_the_padding_and_all_parameters_get_one(name):
+    model = detector(name).float().train()
     data = model.data_preprocessor(batch([(96, 70), (61, 113)]), True)
     inputs = data['inputs'].requires_grad_()
     assert inputs.image_sizes == [(96, 70), (61, 113)]
@@ -97,7 +194,7 @@ def test_no_gradient_reaches_the_padding_and_all_parameters_get_one():
 
 def test_boxes_of_a_picture_do_not_change_with_its_batch():
     """To the end, in float32, which is all that NMS takes."""
-    model, sizes = detector(), [(96, 70), (61, 113), (128, 128)]
+    model, sizes = detector().float(), [(96, 70), (61, 113), (128, 128)]
     model.bbox_head.retina_cls.bias.data.fill_(-1)  # some scores above the threshold
     pairs = [sample(size, seed=seed) for seed, size in enumerate(sizes)]
 

@@ -115,6 +115,12 @@ def test_pooling_takes_the_largest_of_the_pictures_own_cells():
     assert torch.equal(seen[0], expected)
 
 
+@pytest.mark.parametrize('canvas', [(160, 96), (192, 128)], ids=['filled', 'padded'])
+def test_maps_lie_in_memory_as_compiled_operations_read_them(canvas):
+    maps = make_pyramid()((make_map([(160, 96)] * 2, canvas),))
+    assert all(item.is_contiguous() for item in maps)
+
+
 def test_without_sizes_the_whole_map_is_picture():
     pyramid = make_pyramid()
     x = make_map([(160, 96)] * 2, (160, 96))
@@ -190,6 +196,12 @@ def test_layer_norm_2d_is_layer_norm_of_each_cell():
         -1, 1, 1
     )
     torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_layer_norm_2d_keeps_the_order_in_memory(layout):
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=layout)
+    assert LayerNorm2d(5)(x).stride() == x.stride()
 
 
 def test_layer_norm_2d_serves_as_a_norm_cfg():

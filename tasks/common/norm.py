@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -13,11 +14,14 @@ class LayerNorm2d(nn.LayerNorm):
     BatchNorm and GroupNorm take their statistics over the canvas, padding and neighbours included;
     this one does not. As a `norm_cfg` give it its eps, since mmcv fills in 1e-5 where none stands:
     ``norm_cfg=dict(type='LayerNorm2d', eps=1e-6)``.
+
+    What it gives lies in memory as what it took, since mmcv's compiled operations (RoIAlign, for
+    one) read memory in the order of [B, C, H, W], whatever the strides say.
     """
 
     def __init__(self, num_channels: int, *, eps: float = 1e-6) -> None:
         super().__init__(num_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        # a view where the map is channels-last, as the backbone's maps are
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        out = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous()

@@ -52,8 +52,10 @@ class SimpleFeaturePyramid(BaseModule):
         x = inputs[-1]
         sizes = getattr(x, 'image_sizes', None)
         outside = self._outside(x, sizes)
+        x = x.contiguous(memory_format=torch.channels_last)  # in which norms are a view
         x = _fill(x, outside[self.in_stride], 0.0)
-        maps = tuple(level(x, outside) for level in self.levels)
+        # mmcv's RoIAlign reads memory in the order of [B, C, H, W], whatever the strides say
+        maps = tuple(level(x, outside).contiguous() for level in self.levels)
         if sizes is not None:
             for item in maps:
                 item.image_sizes = sizes  # type: ignore[attr-defined]
@@ -119,7 +121,7 @@ def _resampling(dim: int, in_stride: int, stride: int) -> tuple[list[tuple[nn.Mo
 
 
 def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    return x if mask is None else x.masked_fill(mask, value)
+    return x if mask is None else torch.where(mask, value, x)  # masked_fill: not channels-last
 
 
 def _cells(size: Size, stride: int) -> Size:
