@@ -1,0 +1,40 @@
+"""Pictures side by side on one sheet: a row for each example, a column for each view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+_INK, _PAPER = (30, 30, 34), (250, 250, 248)
+_GAP, _LINE = 10, 22  # pixels
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    columns: Sequence[str],
+    *,
+    cell: tuple[int, int] = (360, 300),
+) -> Image.Image:
+    """Each row with its text above it; pictures are scaled to lie within `cell` (width, height)."""
+    shown = [(text, [_within(picture, cell) for picture in row]) for text, row in rows]
+    heights = [max(picture.height for picture in row) + _LINE + _GAP for _, row in shown]
+    width = len(columns) * (cell[0] + _GAP) + _GAP
+    out = Image.new('RGB', (width, sum(heights) + _LINE + _GAP), _PAPER)
+    draw = ImageDraw.Draw(out)
+    bold, plain = ImageFont.load_default(16), ImageFont.load_default(14)
+    for number, name in enumerate(columns):
+        draw.text((_GAP + number * (cell[0] + _GAP), 5), name, fill=_INK, font=bold)
+    y = _LINE + _GAP
+    for (text, row), height in zip(shown, heights, strict=True):
+        draw.text((_GAP, y), text, fill=_INK, font=plain)
+        for number, picture in enumerate(row):
+            out.paste(picture, (_GAP + number * (cell[0] + _GAP), y + _LINE))
+        y += height
+    return out
+
+
+def _within(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
+    scale = min(cell[0] / picture.width, cell[1] / picture.height)
+    size = [max(1, round(side * scale)) for side in picture.size]
+    return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
