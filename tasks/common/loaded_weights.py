@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from navit_backbone.families import refuse_nan, summary
+
+_RULE = {'betas', 'momentum', 'alpha', 'rho'}  # of these an optimizer has its own
 
 
 @HOOKS.register_module()
@@ -34,19 +37,19 @@ class LoadedWeightsHook(Hook):
         trains = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         min_share = self.min_share if trains else 1.0
         state = checkpoint.get('state_dict', checkpoint)
-        name = _source(state, runner)
+        name = source_of(state, runner)
         check_fit(model, state, name, min_share)
         if runner._resume:
-            _check_resumable(checkpoint, name)
+            _check_resumable(runner, checkpoint, name)
 
 
-def _source(state: Any, runner: Runner) -> str:
+def source_of(state: Any, runner: Runner) -> str:
     """The file of a state dict. Our reader noted it; the runner knows none where it searches."""
     noted = getattr(getattr(state, '_metadata', None), 'file', None)
     return str(noted or runner._load_from or find_latest_checkpoint(runner.work_dir))
 
 
-def _check_resumable(checkpoint: Mapping[str, Any], name: str) -> None:
+def _check_resumable(runner: Runner, checkpoint: Mapping[str, Any], name: str) -> None:
     meta = checkpoint.get('meta')
     known = set(meta) if isinstance(meta, dict) else set()
     if not {'epoch', 'iter'} <= known or not isinstance(checkpoint.get('message_hub'), dict):
@@ -54,6 +57,31 @@ def _check_resumable(checkpoint: Mapping[str, Any], name: str) -> None:
             f'{name} holds weights but not how far training had come: resume from a checkpoint '
             'that tools/train.py saved, or start anew from these weights with load_from'
         )
+    if 'optimizer' not in checkpoint:
+        raise ValueError(
+            f'{name} holds no state of the optimizer, as those of the best weights do not: resume '
+            'from epoch_N.pth or iter_N.pth, or start anew from these weights with load_from'
+        )
+    for kind, saved, now in _shapes_of_training(runner, checkpoint):
+        if saved != now:
+            raise ValueError(
+                f'{name} is of a training with {kind} {saved}, this config has {now}: resume with '
+                'the config of that training, or start anew from its weights with load_from'
+            )
+
+
+def _shapes_of_training(
+    runner: Runner, checkpoint: Mapping[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """What has to agree of the optimizer and the schedules: its name, as saved, as it is now."""
+    wrapper, schedules = runner.optim_wrapper, checkpoint.get('param_schedulers')
+    if isinstance(wrapper, OptimWrapper) and not isinstance(wrapper, OptimWrapperDict):
+        groups = checkpoint['optimizer']['param_groups'], wrapper.optimizer.param_groups
+        yield 'an optimizer with', *(', '.join(_RULE & part[0].keys()) for part in groups)
+        sizes = ([len(group['params']) for group in part] for part in groups)
+        yield 'groups of parameters', *(f'{len(part)} ({sum(part)} tensors)' for part in sizes)
+    if schedules is not None:
+        yield 'schedules (param_scheduler)', len(schedules), len(runner.param_schedulers or [])
 
 
 def check_fit(

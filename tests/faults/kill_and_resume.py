@@ -1,0 +1,175 @@
+"""Kill a training by SIGKILL at random steps, resume it each time, compare all that it did.
+
+    python tests/faults/kill_and_resume.py [--steps 60] [--kills 20] [--workers 0 2] [--seed 0]
+
+What everything_with_a_state.py describes is trained once undisturbed, and once killed again and
+again; every fourth kill waits for a checkpoint that is being written. The samples, pixels and
+losses of every step, whether trained the first time or again, and the weights at the end have to be
+the same to the last bit; else the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from step_log import FILE
+
+from navit_backbone.tasks.common.sample_set import write_sample_set
+
+HERE = Path(__file__).resolve().parent
+STEPS_PER_EPOCH = 7
+PATIENCE = 300  # seconds for what takes one or two
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When to kill: after a step was logged, at once, a little later, or amid a write."""
+
+    step: int
+    delay: float = 0.0  # seconds
+    in_write: bool = False
+
+
+class Training:
+    """`tools/train.py --resume` in a process of its own, and the log of its steps."""
+
+    def __init__(self, work_dir: Path, options: list[str]) -> None:
+        config = HERE / 'everything_with_a_state.py'
+        self.command = ['train.py', str(config), '--work-dir', str(work_dir), '--resume']
+        self.command += ['--cfg-options', *options]
+        self.work_dir = work_dir
+
+    def steps(self) -> list[tuple[int | str, dict]]:
+        """All steps so far, those that were trained again too."""
+        log = self.work_dir / FILE
+        return [tuple(json.loads(line)) for line in log.open()] if log.is_file() else []
+
+    def finish(self) -> None:
+        """Train to the end."""
+        process = _start(self.command)
+        process.join(PATIENCE)
+        if process.exitcode != 0:
+            process.kill()
+            raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}')
+
+    def run_until(self, kill: Kill) -> bool:
+        """Train, and kill it there; whether a write was cut off."""
+        known, process = len(self.steps()), _start(self.command)
+        self._wait(process, lambda: any(step >= kill.step for step, _ in self.steps()[known:]))
+        if kill.in_write:
+            self._wait(process, lambda: any(self.work_dir.glob('*.pth.part')))
+        time.sleep(kill.delay)
+        process.kill()
+        process.join()
+        return any(self.work_dir.glob('*.part'))
+
+    def _wait(self, process: multiprocessing.Process, seen: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not seen():
+            if process.exitcode is not None or time.monotonic() > end:
+                raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}')
+            time.sleep(0.0005)
+
+
+def _start(command: list[str]) -> multiprocessing.Process:
+    """A new process, from a server that imported everything once and did nothing else."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['navit_backbone.tools.train', 'mmdet.apis', 'step_log'])
+    process = context.Process(target=_train, args=(command,))
+    process.start()
+    return process
+
+
+def _train(command: list[str]) -> None:
+    from navit_backbone.tools import train
+
+    sys.argv = command
+    with open(Path(command[3]).with_suffix('.txt'), 'a', buffering=1) as sys.stdout:
+        sys.stderr = sys.stdout
+        train.main()
+
+
+def differences(expected: list, found: list) -> list[str]:
+    """Where two logs disagree; a step that was trained twice has to be the same twice."""
+    known = dict(expected)
+    missing = [f'{step}: never reached' for step in known if step not in dict(found)]
+    return missing + [
+        f'{step}: {key} is {record.get(key)}, not {known[step].get(key)}'
+        for step, record in found
+        for key in sorted({*record, *known[step]})
+        if record.get(key) != known[step].get(key)
+    ]
+
+
+def compare(folder: Path, *, workers: int, steps: int, kills: list[Kill]) -> list[str]:
+    """Train with and without kills; the differences."""
+    write_sample_set(folder / 'set', seed=0, num_pictures=dict(train=20, val=2))
+    options = [f'data_root={folder}/set', f'train_cfg.max_epochs={steps // STEPS_PER_EPOCH}']
+    for loader in ('train_dataloader', 'val_dataloader'):
+        options.append(f'{loader}.num_workers={workers}')
+        options.append(f'{loader}.persistent_workers={workers > 0}')
+    undisturbed = Training(folder / f'undisturbed-{workers}', options)
+    undisturbed.finish()
+    killed = Training(folder / f'killed-{workers}', options)
+    for number, kill in enumerate(kills, start=1):
+        cut_off = killed.run_until(kill)
+        before = max((step for step, _ in killed.steps()), default=0)
+        print(
+            f'{workers} workers: kill {number} of {len(kills)} after step {before}'
+            f'{", amid a write" if cut_off else ""}',
+            flush=True,
+        )
+    killed.finish()
+    expected, found = undisturbed.steps(), killed.steps()
+    again = len(found) - len(expected)
+    print(f'{workers} workers: {len(expected) - 1} steps, {again} of them trained again')
+    return differences(expected, found)
+
+
+def random_kills(count: int, *, steps: int, seed: int) -> list[Kill]:
+    """At `count` steps, in order; the time within a step is random too."""
+    draw = random.Random(seed)
+    chosen = sorted(draw.sample(range(1, steps - 3), count))  # the last save is 3 steps off
+    return [
+        Kill(step, in_write=True) if i % 4 == 3 else Kill(step, delay=draw.uniform(0, 0.2))
+        for i, step in enumerate(chosen)
+    ]
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--steps', type=int, default=63, help=f'a multiple of {STEPS_PER_EPOCH}')
+    parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+    parser.add_argument('--seed', type=int, default=0, help='of the steps to kill at')
+    args = parser.parse_args()
+    if args.steps % STEPS_PER_EPOCH or args.kills > args.steps - 4:
+        parser.error(f'--steps: a multiple of {STEPS_PER_EPOCH}, at least 4 more than --kills')
+    return args
+
+
+def main() -> int:
+    """Compare for each number of workers; 1 where anything differs."""
+    args, found = parse_args(), []
+    kills = random_kills(args.kills, steps=args.steps, seed=args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for workers in args.workers:
+            found += compare(Path(folder), workers=workers, steps=args.steps, kills=kills)
+    print('\n'.join(found) or 'every batch, every loss and all weights are the same')
+    return 1 if found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
