@@ -1,6 +1,7 @@
 """COCO's AP from matches made once: equal to COCOeval's, on the set as it is and on resamples."""
 
 import json
+import re
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -10,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from navit_backbone.tasks.detection.average_precision import ALL, SIZES, Truth
+from navit_backbone.tasks.detection.evidence import Evidence
 
 RANGES = [ALL, *SIZES.values()]
 CLASSES = ['a', 'b', 'c']
@@ -139,3 +141,39 @@ def test_a_part_of_the_classes_and_no_detections(tmp_path):
     (nothing,) = truth.match([])
     assert (nothing(np.ones((2, 9), dtype=int)) == 0).all()
     assert np.isnan(nothing(np.zeros((1, 9), dtype=int))).all()
+
+
+# --------------------------------------------------------------------------------------------------
+# What compares arms
+
+
+def run_on(content, found, folder, **changes):
+    truth_of(content, folder)
+    run = dict(annotations=str(folder / 'truth.json'), images=str(folder), classes=CLASSES)
+    return run | dict(predictions=found) | changes
+
+
+def test_parts_hold_every_photo_and_every_box_once(tmp_path):
+    content, found = random_set(np.random.default_rng(8), num_images=40)
+    run = run_on(content, found, tmp_path)
+    evidence = Evidence([run])
+    contents = [part.content for part in evidence.slices([[run]])]
+    whole, *parts = [[int(n) for n in re.findall(r'\d+', text)] for text in contents]
+    boxes = [box for box in content['annotations'] if not box['iscrowd']]
+    assert whole == [len({box['image_id'] for box in boxes}), len(boxes)]
+    aspects, sizes, shares = parts[:3], parts[3:-3], parts[-3:]
+    assert np.sum(aspects, 0).tolist() == whole
+    for group in (sizes, shares):
+        assert sum(count for _, count in group) == whole[1]
+    assert max(n for _, n in shares) - min(n for _, n in shares) <= 1
+    (figures,) = evidence.statistic(run)(np.ones((1, 40), dtype=int))
+    expected = coco_eval(content, found)[0]
+    np.testing.assert_allclose(figures, [expected.mean(), expected[0], expected[5]], atol=1e-12)
+
+
+@pytest.mark.parametrize('other', [dict(annotations='other.json'), dict(classes=['a'])])
+def test_runs_on_other_truths_are_refused(other, tmp_path):
+    content, found = random_set(np.random.default_rng(9))
+    runs = [run_on(content, found, tmp_path), run_on(content, found, tmp_path, **other)]
+    with pytest.raises(ValueError, match=rf'one test set, but their {next(iter(other))} differ'):
+        Evidence(runs)

@@ -88,11 +88,13 @@ def ahead_tables(results: Results) -> str:
         header = ['on', '', *(f'{results.figures[0]} {name}' for name in (first, other))]
         rows = []
         for item in results.compared:
-            means_A = item.figures.mean(1)[:, 0]
-            values = [f'{means_A[0]:.3f}', f'{means_A[number + 1]:.3f}']
+            ours_S, theirs_S = item.figures[0, :, 0], item.figures[number + 1, :, 0]
+            values = [f'{ours_S.mean():.3f}', f'{theirs_S.mean():.3f}']
             gains = [f'**{i}**' if i.is_told else str(i) for i in item.ahead[number]]
-            rows.append([item.name, item.content, *values, *gains])
+            seeds = ', '.join(f'{gain:+.3f}' for gain in ours_S - theirs_S)
+            rows.append([item.name, item.content, *values, *gains, seeds])
         header += [f'{figure} ahead' for figure in results.figures]
+        header.append(f'{results.figures[0]} ahead, seed by seed')
         parts.append(f'### {first} against {other}\n\n{table(header, rows)}')
     return '\n\n'.join(parts)
 
@@ -149,10 +151,11 @@ def runs_table(arms: Arms) -> str:
     rows = []
     for name, runs in arms.items():
         for run in runs:
-            minutes = round(run.wall_time.total_seconds() / 60)
+            minutes = run.wall_time.total_seconds() / 60
+            took = f'{minutes:.0f} min' if minutes else 'not recorded'
             made = [run.begun.get(key) or 'not recorded' for key in ('date', 'machine', 'code')]
             changes = ', '.join(f'`{key}`' for key in run.changes()) or 'nothing'
-            rows.append([name, str(run.seed), f'{minutes} min', *made, changes])
+            rows.append([name, str(run.seed), took, *made, changes])
     return table(['arm', 'seed', 'wall time', 'begun', 'machine', 'code', 'changed since'], rows)
 
 

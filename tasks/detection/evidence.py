@@ -23,6 +23,7 @@ from .data import class_names
 from .inference import annotated
 
 _SHOWN_FROM = 0.3  # the score from which a detection is drawn
+_DRAWN_AT = (720, 600)  # pixels: lines and labels are for this size
 
 Content = Mapping[str, Any]  # what `predictions` gives
 
@@ -136,17 +137,26 @@ class Evidence:
     def drawn(self, number: int, run: Content | None) -> Image.Image:
         """A photo with what a run found on it, or with the truth."""
         image = self.truth.images[number]
-        pixels = mmcv.imread(join_path(self.folder, image['file_name']), channel_order='rgb')
+        file = join_path(self.folder, image['file_name'])
+        pixels = mmcv.imread(file, channel_order='rgb')
+        pixels, scale = mmcv.imrescale(pixels, _DRAWN_AT, return_scale=True)
         items = self.truth.boxes if run is None else run['predictions']
-        of_id = {item['id']: number for number, item in enumerate(self.truth.categories)}
-        objects = []
-        for item in items:
-            if item['image_id'] == image['id'] and item.get('score', 1) >= _SHOWN_FROM:
-                label = of_id[item['category_id']]
-                shown = dict(category_id=label, category_name=self.truth.categories[label]['name'])
-                objects.append(shown | {k: item[k] for k in ('bbox', 'score') if k in item})
-        objects.sort(key=lambda item: -item.get('score', 1))
-        return annotated(pixels, objects, len(of_id))
+        here = [item for item in items if item['image_id'] == image['id']]
+        shown = [item for item in here if item.get('score', 1) >= _SHOWN_FROM]
+        shown.sort(key=lambda item: -item.get('score', 1))
+        objects = [self._object(item, scale) for item in shown]
+        return annotated(pixels, objects, len(self.truth.categories))
+
+    def _object(self, item: Content, scale: float) -> dict[str, Any]:
+        """A box as it is drawn, on a photo of another scale."""
+        ids = [category['id'] for category in self.truth.categories]
+        label = ids.index(item['category_id'])
+        return dict(
+            category_id=label,
+            category_name=self.truth.categories[label]['name'],
+            bbox=[scale * side for side in item['bbox']],
+            **({'score': item['score']} if 'score' in item else {}),
+        )
 
 
 def _figures(ap: AveragePrecision) -> Statistic:
