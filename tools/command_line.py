@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
+from navit_backbone.tasks.common.memory_errors import BatchMemoryError
 
 # What a constructor says to an argument that it does not know, or that it lacks.
 _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
@@ -175,7 +176,7 @@ def run(work: Callable[[], int | None], config: Path | None = None) -> None:
         sys.exit(work())
     except KeyboardInterrupt:
         sys.exit('stopped')
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, ImportError, BatchMemoryError) as error:
         told = mistake(error, config)
         if told is None or os.environ.get('NAVIT_TRACEBACK'):
             raise
@@ -187,8 +188,12 @@ def mistake(error: Exception, config: Path | None = None) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename).resolve() if frames else Path()
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, (OSError, BatchMemoryError)):
         return text
+    if isinstance(error, ImportError):
+        if where.name != 'vis_backend.py':
+            return None
+        return f'{config}: vis_backends: {error.__context__}; install it, or leave that one out'
     ours = [Path(str(part.__file__)).resolve().parent for part in (backbone, tasks)]
     ours.append(Path(__file__).resolve().parent)
     if isinstance(error, ValueError):

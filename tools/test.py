@@ -1,6 +1,7 @@
 """Evaluate a checkpoint on the test set of its config.
 
 python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--tta] [--out FILE.json|FILE.pkl]
+tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from navit_backbone.tools.command_line import (
     run,
     without_pretraining,
 )
+from navit_backbone.tools.launchers import add_launcher_arguments, use_launcher
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='.json: the figures; .pkl: the predictions, for offline evaluation'
     )
+    add_launcher_arguments(parser)
     args = parser.parse_args()
     if args.out is not None and args.out.suffix not in ('.json', '.pkl'):
         parser.error(f'--out {args.out} must end in .json or .pkl')
@@ -59,13 +62,14 @@ def test(args: argparse.Namespace) -> None:
         from navit_backbone.tasks.detection.inference import with_flips
 
         with_flips(cfg)
+    use_launcher(cfg, args)
     runner = build_runner(cfg)
     if args.out is not None and args.out.suffix == '.pkl':
         kind = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
         dump = METRICS.build(dict(type=kind, out_file_path=str(args.out)))
         runner.test_evaluator.metrics.append(dump)
     figures = runner.test()
-    if args.out is not None and args.out.suffix == '.json':
+    if args.out is not None and args.out.suffix == '.json' and runner.rank == 0:
         content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(content, indent=2) + '\n')

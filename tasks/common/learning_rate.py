@@ -1,0 +1,55 @@
+"""Learning rates that follow the pictures of a step: `--auto-scale-lr`."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+
+def take_base_batch_size(cfg: Config, *, wanted: bool) -> int | None:
+    """The images a step that the config's learning rate is meant for; None: do not scale.
+
+    Scaling is on where `wanted`, or by mmengine's own switch, which is turned off: it counts
+    neither accumulated gradients nor batches of many sizes.
+    """
+    settings = cfg.get('auto_scale_lr') or {}
+    wanted = wanted or bool(settings.get('enable'))
+    if settings:
+        settings['enable'] = False
+    if not wanted:
+        return None
+    base = settings.get('base_batch_size')
+    if not isinstance(base, int) or base < 1:
+        raise ValueError(
+            f'scaling the learning rate needs auto_scale_lr.base_batch_size, which is {base}: add '
+            'auto_scale_lr = dict(base_batch_size=N) to the config, with the N images a step that '
+            'its learning rate is meant for'
+        )
+    return base
+
+
+def scale_learning_rate(runner: Runner, base_batch_size: int) -> None:
+    """Multiply the learning rates by the mean images a step over `base_batch_size`; say so.
+
+    A step is what comes between two updates of the weights: the batches of all ranks, and of as
+    many iterations as gradients are accumulated over. To be called before `runner.train()`.
+    """
+    wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    batch, ranks = mean_batch_size(runner.train_dataloader), get_world_size()
+    accumulated: int = wrapper._accumulative_counts
+    images = batch * ranks * accumulated
+    factor = images / base_batch_size
+    for group in wrapper.optimizer.param_groups:
+        group['lr'] *= factor
+    runner.logger.info(
+        f'learning rate x {factor:.4g}: {images:.4g} images a step (batches of {batch:.4g} x '
+        f'{ranks} ranks x {accumulated} accumulated), and it is meant for {base_batch_size}'
+    )
+
+
+def mean_batch_size(loader: DataLoader) -> float:
+    """The mean pictures of a batch of one rank; batches by token budget vary."""
+    sampler = loader.batch_sampler
+    return float(getattr(sampler, 'mean_batch_size', sampler.batch_size))

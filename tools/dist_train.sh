@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Train on many devices: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT, the same command on each.
+set -eu
+if [ $# -lt 2 ]; then sed -n '2,3s/^# //p' "$0" >&2; exit 2; fi
+config=$1 gpus=$2
+shift 2
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}" --nproc_per_node "$gpus" \
+    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}" \
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
