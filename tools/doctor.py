@@ -1,10 +1,11 @@
 """Say whether what the project needs is here and works, and how to mend what does not.
 
 python tools/doctor.py               the machine and the packages
-python tools/doctor.py CONFIG        and whether the model of a config builds here
+python tools/doctor.py CONFIG        and whether a config fits together: its data, model and weights
 python tools/doctor.py --selftest    and attention against a dense oracle, and a training step
 
-Exits with 1 where anything is wrong. What is absent is wrong only for those who need it.
+Stands on Python alone until the rest is found to be here. Exits with 1 where anything is wrong.
+What is absent is wrong only for those who need it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,16 +47,17 @@ Versions = Mapping[str, str]  # distribution -> version
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at; `name` is a package, or the place in a config."""
 
     name: str
     found: str
     problem: str = ''
-    fix: str = ''  # the command that mends the problem
+    fix: str = ''  # what mends the problem
 
     def __str__(self) -> str:
-        line = f'{"WRONG" if self.problem else "ok":<6}{self.name:<16}{self.found}'
-        return line + (f'\n      {self.problem}\n      mend it: {self.fix}' if self.problem else '')
+        line = f'{"WRONG" if self.problem else "ok":<6}{self.name:<15} {self.found}'
+        fix = f'\n      mend it: {self.fix}' if self.fix else ''
+        return line.rstrip() + (f'\n      {self.problem}{fix}' if self.problem else '')
 
 
 def examine(installed: Versions, required: Versions) -> Iterator[Finding]:
@@ -219,32 +221,47 @@ def required_versions() -> dict[str, str]:
     return {name.strip(): version.strip() for name, version in pinned}
 
 
-def check_config(path: Path) -> None:
-    """Build the model of a config, without its weights."""
-    from mmengine.registry import MODELS
+def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]:
+    """What a config says, what lies where it points, and what its model does."""
+    from navit_backbone.tools.command_line import add_config_arguments, read_config
+    from navit_backbone.tools.doctor_config import examine_config
+    from navit_backbone.tools.doctor_model import examine_model
 
-    from navit_backbone.tools.command_line import read_config, without_pretraining
+    parser = argparse.ArgumentParser(prog='doctor.py')
+    add_config_arguments(parser)  # not at the top: it needs what may be missing
+    options = ['--cfg-options', *assignments] if assignments else []
+    args = parser.parse_args([str(path), *options])
+    cfg = read_config(args.config, args.cfg_options)
+    if cfg.get('default_scope') != 'mmdet' or 'backbone' not in cfg.get('model', {}):
+        raise ValueError(f'{path} is no config of a detector, and no other is examined as yet')
+    data = yield from examine_config(cfg)
+    yield from examine_model(cfg, data)
 
-    cfg = read_config(path, {})
-    without_pretraining(cfg)
-    model = MODELS.build(cfg.model)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    print(f'ok    {path}: {type(model).__name__} of {count / 1e6:.1f} M parameters')
+
+def report(findings: Iterable[Finding]) -> int:
+    """Print them as they come; the number of problems."""
+    problems = 0
+    for finding in findings:
+        problems += bool(finding.problem)
+        print(finding, flush=True)
+    return problems
+
+
+def stop_at(problems: int) -> None:
+    """End with status 1 where there are any."""
+    if problems:
+        sys.exit(f'{problems} thing{"s" * (problems > 1)} to mend')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', type=Path, nargs='?', help='whose model to build')
+    parser.add_argument('config', type=Path, nargs='?', help='what to look through')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     parser.add_argument('--selftest', action='store_true', help='attention, and a training step')
     args = parser.parse_args()
-    problems = 0
-    for finding in examine(installed_versions(), required_versions()):
-        problems += bool(finding.problem)
-        print(finding, flush=True)
-    if problems:
-        sys.exit(f'{problems} thing{"s" * (problems > 1)} to mend')
+    stop_at(report(examine(installed_versions(), required_versions())))
     if args.selftest:
         from navit_backbone.tools.selftest import selftest
 
@@ -252,7 +269,7 @@ def main() -> None:
     if args.config:
         from navit_backbone.tools.command_line import run
 
-        run(lambda: check_config(args.config), args.config)
+        run(lambda: stop_at(report(config_findings(args.config, args.cfg_options))), args.config)
 
 
 if __name__ == '__main__':

@@ -107,7 +107,8 @@ def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
     """What is legal, and yet most likely not meant."""
     for reason, entries in found.unusable().items():
         ids = _few([item['id'] for item in entries])
-        yield f'{len(entries):,} of {len(found.annotations):,} boxes left out, {reason}: id {ids}'
+        share = f'{len(entries):,} of {len(found.annotations):,} boxes'
+        yield f'{share} are left out of training, {reason}: id {ids}'
     without_mask = [item['id'] for item in found.annotations if item.get('segmentation') == [[]]]
     if without_mask:
         yield (
@@ -258,15 +259,20 @@ class ClassCheckHook(Hook):
 def check_classes(model: nn.Module, dataset: Any) -> None:
     """Raise where a head counts other classes than the data set has."""
     expected = len(dataset.metainfo['classes'])
-    for name, module in model.named_modules():
-        found = getattr(module, 'num_classes', expected)
-        if found != expected and not set(name.split('.')) & set(_APART):
-            name = name.removeprefix('module.')  # of a distributed wrapper
+    for name, module in counting_parts(model):
+        if (found := module.num_classes) != expected:
             raise ValueError(
                 f'{name} ({type(module).__name__}) has num_classes={found}, but {_file(dataset)} '
                 f'has {expected} classes: set model.{name}.num_classes={expected}, or use '
                 'tools/train.py, where it follows from the data'
             )
+
+
+def counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The parts of a model whose `num_classes` counts the classes of the data, by their names."""
+    for name, module in model.named_modules():
+        if hasattr(module, 'num_classes') and not set(name.split('.')) & set(_APART):
+            yield name.removeprefix('module.'), module  # of a distributed wrapper
 
 
 def check_same_classes(train: Any, val: Any) -> None:

@@ -1,0 +1,207 @@
+"""What the doctor sees in a config before its model is built: pipelines, data, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, MODELS
+
+from navit_backbone.checkpoint import load_weights
+from navit_backbone.tasks.common.resize import find_planner
+from navit_backbone.tools.command_line import mistake
+from navit_backbone.tools.doctor import Finding
+
+SPLITS = ('train', 'val', 'test')
+NUM_LOOKED_AT = 200  # pictures of a data set whose files are looked for
+# What a registry, a constructor or a reader of files says to what a user wrote
+MISTAKES = (ValueError, TypeError, KeyError, OSError, AssertionError, AttributeError, RuntimeError)
+
+
+def examine_config(cfg: Config) -> Generator[Finding, None, dict[str, Any]]:
+    """Look at all but the model; give the data sets of the splits that could be read."""
+    datasets = {}
+    for split in SPLITS:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None or (split == 'test' and loader == cfg.get('val_dataloader')):
+            continue
+        yield from check_pipeline(f'{split}_dataloader.dataset', loader.dataset, cfg)
+        dataset, finding = read_dataset(f'{split}_dataloader.dataset', loader.dataset)
+        yield finding
+        if dataset is not None:
+            datasets[split] = dataset
+            yield check_pictures(f'{split}_dataloader.dataset.data_prefix', dataset)
+            yield from check_evaluator(f'{split}_evaluator', cfg, dataset)
+    yield from check_same_classes(datasets)
+    yield from check_weights(cfg)
+    return datasets
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    return mistake(error, Path('the config')) or f'{type(error).__name__}: {error}'
+
+
+# --------------------------------------------------------------------------------------------------
+# Pipelines
+
+
+def check_pipeline(key: str, dataset: Mapping[str, Any], cfg: Config) -> Iterator[Finding]:
+    """What every pipeline owes to stock tools, and to pictures of their own sizes."""
+    transforms = transforms_of(dataset)
+    kinds = list(all_kinds(transforms))
+    faults = [
+        (
+            kinds[:1] != ['LoadImageFromFile'],
+            f'starts with {kinds[0] if kinds else "nothing"}',
+            "let dict(type='LoadImageFromFile') be the first: mmdet's Inferencers look for it",
+        ),
+        (
+            not kinds or not kinds[-1].startswith('Pack'),
+            f'ends with {kinds[-1] if kinds else "nothing"}',
+            "let dict(type='PackDetInputs') be the last: it makes what the model takes",
+        ),
+        (
+            'Pad' in kinds,
+            "Pad overwrites a picture's img_shape, so padding counts as picture",
+            'remove it: the data preprocessor pads',
+        ),
+    ]
+    wrong = [(problem, fix) for fault, problem, fix in faults if fault]
+    wrong += planner_faults(transforms, cfg.model.get('backbone') or {})
+    for problem, fix in wrong:
+        yield Finding(name=f'{key}.pipeline', found='', problem=problem, fix=fix)
+    if not wrong:
+        yield Finding(name=f'{key}.pipeline', found=' '.join(kinds))
+
+
+def transforms_of(dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a sample goes through: the innermost data set's transforms, then those of wrappers."""
+    inner = dataset.get('dataset') or next(iter(dataset.get('datasets', ())), None)
+    before = transforms_of(inner) if inner else []
+    return [*before, *dataset.get('pipeline', ())]
+
+
+def all_kinds(transforms: Sequence[Any]) -> Iterator[str]:
+    """The types of transforms, and of those inside them."""
+    for item in transforms:
+        if isinstance(item, Mapping):
+            yield item.get('type', '')
+            yield from all_kinds(item.get('transforms', ()))
+        elif isinstance(item, Sequence):
+            yield from all_kinds(item)
+
+
+def planner_faults(
+    transforms: Sequence[dict[str, Any]], backbone: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """What is wrong with the transform that decides sizes, with the ways out."""
+    try:
+        planner = find_planner(Compose(list(transforms)).transforms)
+    except MISTAKES:  # the data set, which builds them too, tells
+        return []
+    if planner is None or backbone.get('type') != 'NaViTBackbone':
+        return []
+    ours, theirs = planner.patch_size, backbone.get('patch_size', 16)
+    if ours == theirs:
+        return []
+    problem = f'{type(planner).__name__} counts patches of {ours} pixels, the backbone of {theirs}'
+    return [(problem, f'set patch_size={theirs} there')]
+
+
+# --------------------------------------------------------------------------------------------------
+# Data
+
+
+def read_dataset(key: str, config: Mapping[str, Any]) -> tuple[Any, Finding]:
+    """The data set, read whole; None where it cannot be."""
+    try:
+        dataset = DATASETS.build(config)
+        dataset.full_init()
+    except MISTAKES as error:
+        return None, Finding(name=key, found='', problem=told(error))
+    classes = dataset.metainfo.get('classes', ())
+    found = f'{len(dataset)} pictures, {len(classes)} classes: {", ".join(classes[:5])}'
+    return dataset, Finding(name=key, found=found + (', ...' if len(classes) > 5 else ''))
+
+
+def check_pictures(key: str, dataset: Any) -> Finding:
+    """Whether files lie where the annotations say, of pictures all over the set."""
+    step = max(1, len(dataset) // NUM_LOOKED_AT)
+    files = [dataset.get_data_info(i)['img_path'] for i in range(0, len(dataset), step)]
+    missing = [file for file in files if '://' not in file and not Path(file).is_file()]
+    if not missing:
+        return Finding(name=key, found=f'{len(files)} of {len(dataset)} pictures looked for')
+    return Finding(
+        name=key,
+        found='',
+        problem=f'{len(missing)} of {len(files)} pictures are missing, the first: {missing[0]}',
+        fix='set data_root, or data_prefix.img to the folder of the pictures within it',
+    )
+
+
+def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
+    """Whether figures will be of the data set that is predicted."""
+    given = cfg.get(key) or []
+    own = getattr(dataset, 'ann_file', None)
+    for metric in [given] if isinstance(given, Mapping) else given:
+        file = metric.get('ann_file')
+        if file is not None and own is not None and Path(file).resolve() != Path(own).resolve():
+            yield Finding(
+                name=f'{key}.ann_file',
+                found='',
+                problem=f'{file} is not the ann_file of the data set, {own}',
+                fix=f'set {key}.ann_file={own}',
+            )
+
+
+def check_same_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether a label means one class in all splits."""
+    classes = {split: list(data.metainfo.get('classes', ())) for split, data in datasets.items()}
+    if len({tuple(names) for names in classes.values()}) > 1:
+        said = '; '.join(f'{split} {names[:8]}' for split, names in classes.items())
+        yield Finding(
+            name='classes',
+            found='',
+            problem=f'the splits disagree in their classes or the order of these: {said}',
+            fix='give all annotation files the same categories in the same order',
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# Weights
+
+
+def check_weights(cfg: Config) -> Iterator[Finding]:
+    """Whether the files that training starts from exist, and fit."""
+    backbone = cfg.model.get('backbone') or {}
+    start = dict(backbone.get('init_cfg') or {}) if backbone else {}
+    if start.pop('type', None) == 'Pretrained':
+        yield check_start('model.backbone.init_cfg', dict(backbone), start)
+    if (file := cfg.get('load_from')) and '://' not in file and not Path(file).is_file():
+        yield Finding(
+            name='load_from',
+            found='',
+            problem=f'no file at {file}',
+            fix='give the checkpoint of a whole model, or leave load_from out',
+        )
+
+
+def check_start(key: str, backbone: dict[str, Any], start: dict[str, Any]) -> Finding:
+    """Whether a backbone takes the weights of its `init_cfg`; a stock one: whether they exist."""
+    file = str(start.get('checkpoint'))
+    if backbone['type'] != 'NaViTBackbone':
+        lacks = '://' not in file and not Path(file).is_file()
+        return Finding(name=key, found=file, problem='there is no such file' if lacks else '')
+    try:
+        with torch.device('meta'):  # shapes alone: nothing is copied
+            vit = MODELS.build({**backbone, 'init_cfg': None}).vit
+        report = load_weights(vit, **start)
+    except MISTAKES as error:
+        fix = 'give a file that is there and fits, or init_cfg=None to start anew'
+        return Finding(name=key, found='', problem=told(error), fix=fix)
+    return Finding(name=key, found=f'{file}: {report.share:.1%} of the backbone')
