@@ -2,9 +2,9 @@
 
 A row holds at most `budget` tokens and, where NaViT's E_max is given, at most `max_examples`
 examples. Examples stream in and wait in a pool. A row leaves as soon as the oldest example and some
-of the others fill the budget exactly, and otherwise when the pool is full: then the fullest row
-that holds the oldest. As every row takes the oldest, an example that finds i others waiting leaves
-with the (i + 1)-th row from then at the latest: nothing starves.
+of the others fill the budget, exactly or up to `slack` tokens, and otherwise when the pool is full:
+then the fullest row that holds the oldest. As every row takes the oldest, an example that finds i
+others waiting leaves with the (i + 1)-th row from then at the latest: nothing starves.
 
     for key, length in examples:
         if row := packer.push(key, length):
@@ -35,13 +35,21 @@ class Packer(Generic[Key]):
     """
 
     def __init__(
-        self, budget: int, *, pool_size: int = 64, max_examples: int | None = None
+        self,
+        budget: int,
+        *,
+        pool_size: int = 64,
+        max_examples: int | None = None,
+        slack: int = 0,
     ) -> None:
         limits = {'budget': budget, 'pool_size': pool_size, 'max_examples': max_examples}
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
+        if not 0 <= slack < budget:
+            raise ValueError(f'slack must lie between 0 and the budget of {budget}, got {slack}')
         self.budget = budget
+        self.slack = slack
         self.pool_size = pool_size
         self.max_examples = max_examples
         self.waiting: list[tuple[Key, int]] = []
@@ -51,13 +59,14 @@ class Packer(Generic[Key]):
         self._places = places if capped else 1
         self._place = int(capped)
         self._open = _fields_with_a_place(budget, places) if capped else -1
-        self._exact = (1 << self._places) - 1  # no room left, whatever the places
+        # room for no more than the slack, whatever the places
+        self._full = (1 << self._places * (slack + 1)) - 1
 
     def push(self, key: Key, length: int) -> list[tuple[Key, int]] | None:
         """Adds an example to the pool, and returns a row if one is now due."""
         self.waiting.append((key, self._checked(key, length)))
         self._extend()
-        if self._reaches[-1] & self._exact or len(self.waiting) == self.pool_size:
+        if self._reaches[-1] & self._full or len(self.waiting) == self.pool_size:
             return self._take()
         return None
 
@@ -74,12 +83,13 @@ class Packer(Generic[Key]):
             'budget': self.budget,
             'pool_size': self.pool_size,
             'max_examples': self.max_examples,
+            'slack': self.slack,
             'waiting': [[key, length] for key, length in self.waiting],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken; refuses the state of other limits."""
-        for name in ('budget', 'pool_size', 'max_examples'):
+        for name in ('budget', 'pool_size', 'max_examples', 'slack'):
             if name not in state or 'waiting' not in state:
                 raise ValueError(f'the saved packer lacks {name} or waiting: the state is damaged')
             if state[name] != getattr(self, name):
@@ -117,7 +127,7 @@ class Packer(Generic[Key]):
         return tokens
 
     def _extend(self) -> None:
-        """Brings the reaches up to date with the pool, as far as the first exact fill."""
+        """Brings the reaches up to date with the pool, as far as the first fill."""
         if not self.waiting:
             return
         if not self._reaches:
@@ -125,7 +135,7 @@ class Packer(Generic[Key]):
             self._reaches.append(1 << (room * self._places + self._places - 1))
         reach = self._reaches[-1]
         for _, length in self.waiting[len(self._reaches) :]:
-            if reach & self._exact:
+            if reach & self._full:
                 break
             reach |= (reach & self._open) >> (length * self._places + self._place)
             self._reaches.append(reach)

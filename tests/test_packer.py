@@ -26,9 +26,14 @@ def streams(draw: st.DrawFn, longest: int = 60) -> tuple[Packer[int], list[int]]
         budget,
         pool_size=draw(st.integers(1, 9)),
         max_examples=draw(st.none() | st.integers(1, 10)),
+        slack=min(draw(st.sampled_from([0, 0, 1, 2, 5])), budget - 1),
     )
     length = st.integers(1, budget // unit).map(lambda n: n * unit)
     return packer, draw(st.lists(length, max_size=longest))
+
+
+def limits(packer: Packer[int]) -> dict[str, int | None]:
+    return {name: getattr(packer, name) for name in ('pool_size', 'max_examples', 'slack')}
 
 
 def watched(packer: Packer[int], lengths: list[int], first: int = 0) -> list[tuple[Row, Row]]:
@@ -82,22 +87,23 @@ def test_a_row_is_the_fullest_with_the_oldest_and_leaves_when_it_is_due(stream):
     for row, pool in watched(packer, lengths):
         assert row[0] == pool[0]
         assert set(row) <= set(pool)
-        if tokens(row) < packer.budget:
+        if tokens(row) < packer.budget - packer.slack:
             assert len(pool) == packer.pool_size, 'a short row left although others might come'
             assert tokens(row) == fullest(packer, pool)
 
 
 @settings(max_examples=300)
 @given(streams())
-def test_an_exact_row_is_seen_as_soon_as_it_is_there(stream):
+def test_a_full_row_is_seen_as_soon_as_it_is_there(stream):
     packer, lengths = stream
+    full = packer.budget - packer.slack
     for key, length in enumerate(lengths):
         before = list(packer.waiting)
-        exact_already = bool(before) and fullest(packer, before) == packer.budget
+        full_already = bool(before) and fullest(packer, before) >= full
         row = packer.push(key, length)
         pool = [*before, (key, length)]
-        exact = exact_already or fullest(packer, pool) == packer.budget
-        assert (row is not None and tokens(row) == packer.budget) == exact
+        due = full_already or fullest(packer, pool) >= full
+        assert (row is not None and tokens(row) >= full) == due
 
 
 @given(streams())
@@ -107,7 +113,8 @@ def test_flush_takes_the_fullest_rows_of_what_waits(stream):
     left = list(packer.waiting)
     for row in packer.flush():
         assert row[0] == left[0]
-        assert tokens(row) == fullest(packer, left)
+        if tokens(row) < packer.budget - packer.slack:
+            assert tokens(row) == fullest(packer, left)
         left = [pair for pair in left if pair not in row]
     assert not left
 
@@ -130,9 +137,7 @@ def test_a_resumed_packer_yields_the_same_rows(stream, data):
     packer, lengths = stream
     cut = data.draw(st.integers(0, len(lengths)))
     watched(packer, lengths[:cut])
-    resumed: Packer[int] = Packer(
-        packer.budget, pool_size=packer.pool_size, max_examples=packer.max_examples
-    )
+    resumed: Packer[int] = Packer(packer.budget, **limits(packer))
     resumed.load_state_dict(json.loads(json.dumps(packer.state_dict())))
     assert resumed.state_dict() == packer.state_dict()
     assert rows_of(resumed, lengths[cut:], cut) == rows_of(packer, lengths[cut:], cut)
@@ -141,9 +146,7 @@ def test_a_resumed_packer_yields_the_same_rows(stream, data):
 @given(streams())
 def test_keys_do_not_matter(stream):
     packer, lengths = stream
-    named: Packer[str] = Packer(
-        packer.budget, pool_size=packer.pool_size, max_examples=packer.max_examples
-    )
+    named: Packer[str] = Packer(packer.budget, **limits(packer))
     rows = [row for k, n in enumerate(lengths) if (row := named.push(f'{-k}', n))] + named.flush()
     expected = rows_of(packer, lengths)
     assert rows == [[(f'{-k}', n) for k, n in row] for row in expected]
@@ -152,10 +155,9 @@ def test_keys_do_not_matter(stream):
 @given(streams())
 def test_a_cap_that_cannot_bind_changes_nothing(stream):
     packer, lengths = stream
-    free: Packer[int] = Packer(packer.budget, pool_size=packer.pool_size)
-    capped: Packer[int] = Packer(
-        packer.budget, pool_size=packer.pool_size, max_examples=packer.pool_size
-    )
+    free: Packer[int] = Packer(packer.budget, **limits(packer) | {'max_examples': None})
+    cap = packer.pool_size
+    capped: Packer[int] = Packer(packer.budget, **limits(packer) | {'max_examples': cap})
     assert rows_of(free, lengths) == rows_of(capped, lengths)
 
 
@@ -211,12 +213,18 @@ def test_a_length_that_fits_no_row_is_refused_by_name(length, words):
 
 @pytest.mark.parametrize('name', ['budget', 'pool_size', 'max_examples'])
 def test_limits_below_one_are_refused_by_name(name):
-    limits = {'budget': 8, name: 0}
+    given = {'budget': 8, name: 0}
     with pytest.raises(ValueError, match=f'{name} must be at least 1, got 0'):
-        Packer(limits.pop('budget'), **limits)
+        Packer(given.pop('budget'), **given)
 
 
-@pytest.mark.parametrize('name', ['budget', 'pool_size', 'max_examples'])
+@pytest.mark.parametrize('slack', [-1, 8])
+def test_a_slack_beyond_the_budget_is_refused(slack):
+    with pytest.raises(ValueError, match=f'slack .* 8, got {slack}'):
+        Packer(8, slack=slack)
+
+
+@pytest.mark.parametrize('name', ['budget', 'pool_size', 'max_examples', 'slack'])
 def test_a_state_of_other_limits_is_refused_with_both_values(name):
     saved = Packer[int](100, pool_size=5, max_examples=3).state_dict()
     packer: Packer[int] = Packer(100, pool_size=5, max_examples=3)
