@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from pycocotools import mask as coco_mask
 
 import navit_backbone.tasks.detection  # noqa: F401  registers
-from navit_backbone.tasks.detection.federated_ap import match
+from navit_backbone.tasks.detection.federated_ap import RIGHT, match
 
 VAL = 'annotations/lvis_v1_val.json'
 FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
@@ -314,6 +314,20 @@ def test_the_truth_has_ap_1_and_nothing_has_0(tmp_path):
         figures = metric.evaluate(len(data))
         assert len(figures) == 18
         assert {round(value, 12) for value in figures.values()} == {expected}
+
+
+def test_as_many_masks_in_a_picture_as_lvis_allows(tmp_path):
+    """Alone, pycocotools takes no more than 255 at once on numpy 2."""
+    path = write_lvis(tmp_path, VAL)
+    sample = lvis_data(tmp_path, VAL, test_mode=True)[0]['data_samples']
+    pred = sample.gt_instances[:1]
+    pred.masks, pred.bboxes = pred.masks.to_tensor(torch.bool, 'cpu'), pred.bboxes.tensor
+    pred = sample.pred_instances = type(pred).cat([pred] * 300)
+    pred.scores = torch.linspace(1, 0.1, 300)
+    metric = lvis_metric(path, 'abc', metric='segm')
+    metric.process(None, [sample.to_dict()])
+    ((_, judged),) = metric.results
+    assert (judged['segm'].verdicts[:, 0, 0] == RIGHT).tolist() == [True] + [False] * 299
 
 
 @pytest.mark.parametrize('field', ['neg_category_ids', 'frequency', 'coco_url'])

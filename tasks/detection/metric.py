@@ -180,7 +180,8 @@ def _masks(found: Mapping[str, Any], chosen: np.ndarray) -> tuple[list[Any], np.
     if isinstance(found['masks'], torch.Tensor):  # else run lengths already
         pixels = (mask.detach().to('cpu', torch.uint8).numpy() for mask in masks)
         masks = [run_lengths.encode(np.asfortranarray(mask)) for mask in pixels]
-    return masks, np.array(run_lengths.area(masks), dtype=float)
+    # one by one: on numpy 2 pycocotools counts no more than 255 masks at once
+    return masks, np.array([run_lengths.area(mask) for mask in masks], dtype=float)
 
 
 def _summary(ap_KAT: np.ndarray, frequencies: np.ndarray) -> dict[str, float]:
