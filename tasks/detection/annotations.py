@@ -68,8 +68,10 @@ def read_annotations(
     categories = _categories(ann_file, content, category_fields)
     images = _Part(ann_file, 'images', content.get('images'), image_fields)
     annotations = _Part(ann_file, 'annotations', content.get('annotations'), _ANNOTATION_FIELDS)
-    images.require(_counts(images.column('height')), 'height must be a number of pixels')
-    images.require(_counts(images.column('width')), 'width must be a number of pixels')
+    if not images.entries:
+        raise ValueError(f'{ann_file} lists no images: each needs {", ".join(image_fields)}')
+    for side in ('height', 'width'):
+        images.require(_counts(images.column(side)), f'{side} must be 1 pixel or more')
     _check_boxes(annotations)
     _check_categories(annotations, categories)
     _check_run_lengths(annotations, images)
