@@ -1,12 +1,16 @@
 """Speed and memory of the packed backbone, each beside what it replaces.
 
-    python tools/benchmark.py [--only padded uniform siglip2 memory packer] [--out FILE.md|.json]
+    python tools/benchmark.py [--only ROW...] [--out FILE.md|.json]
 
 padded    packed against one padded canvas: with a key mask, without, and by orientation
 uniform   a batch of mixed sizes against one of equal sizes at the same FLOPs
 siglip2   against Hugging Face's Siglip2VisionModel of the same shape
 memory    64 pictures of 1024 tokens against 8
 packer    examples per second, and empty slots
+steps     whole training steps of RetinaNet and Mask R-CNN, packed against padded
+pipeline  photos through the training pipeline, against stock Resize(keep_ratio)
+sampler   how full TokenBudgetBatchSampler's batches are
+run       a training run of 1,000 steps: waiting for data, and memory
 
 Sizes are those of coco128's photos, scaled by one factor; pixels are noise. A step is forward and
 backward, in float32 on CPU and under bfloat16 autocast on CUDA. tools/measure.py tells how a figure
@@ -19,21 +23,20 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from navit_backbone.packing import Size
 from navit_backbone.tools.benchmark_arms import (
     PATCH_SIZE,
     Batch,
+    Lengths,
+    Setting,
     Step,
     by_orientation,
-    draw_batches,
-    forward_flops,
     num_tokens,
     pack_stream,
     photo_sizes,
@@ -45,68 +48,18 @@ from navit_backbone.tools.benchmark_arms import (
 )
 from navit_backbone.tools.measure import (
     MIN_ROUNDS,
-    SPREAD_LIMIT,
-    Arm,
     Comparison,
+    Result,
+    compared,
     figure_of,
     free_bytes,
     in_new_process,
-    interleaved,
     lower_quartile,
     machine,
     show_progress,
     spread,
 )
-from navit_backbone.vit import ARCHS, NaViT
-
-Lengths = Sequence[Sequence[int]]  # of the segments of each round's batch, padding included
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One line of the table."""
-
-    what: str
-    figure: str
-    target: str = ''
-    flops: str = ''  # theirs over ours
-    detail: str = ''
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What the command line fixes for all rows."""
-
-    device: torch.device
-    rounds: int
-    sizes: Sequence[Size]  # of the photos, scaled; empty where they are absent
-    batch_size: int
-    smoke: bool
-
-    def batches(self) -> list[Batch]:
-        """One random batch of photos per round, the same in every run."""
-        drawn = draw_batches(self.sizes, self.rounds, self.batch_size)
-        return [Batch.of(sizes, seed=i, device=self.device) for i, sizes in enumerate(drawn)]
-
-    def navit(self, name: str) -> Step:
-        """Steps of our model, the same in every run."""
-        torch.manual_seed(0)
-        return Step(NaViT(name), dim=ARCHS[name].embed_dims, device=self.device)
-
-    def measure(
-        self, label: str, name: str, arms: dict[str, tuple[Callable[[int], None], Lengths]]
-    ) -> dict[str, Arm]:
-        """Every arm in every round; an arm is a step by its number, and what it computes on."""
-        steps = {arm: step for arm, (step, _) in arms.items()}
-        seconds = interleaved(
-            steps, rounds=self.rounds, label=f'{label}, {name}', device=self.device
-        )
-        return {
-            arm: Arm(
-                seconds=seconds[arm], flops=[3 * forward_flops(n, ARCHS[name]) for n in lengths]
-            )
-            for arm, (_, lengths) in arms.items()
-        }
+from navit_backbone.vit import ARCHS
 
 
 def padded_rows(setting: Setting, name: str) -> list[Result]:
@@ -136,7 +89,7 @@ def padded_rows(setting: Setting, name: str) -> list[Result]:
     )
     targets = ['1.5', _no_mask_target(real, whole), _no_mask_target(real, within)]
     return [
-        _compared(f'packed against padded {arm}, {name}', arms['packed'], arms[arm], target)
+        compared(f'packed against padded {arm}, {name}', arms['packed'], arms[arm], target)
         for arm, target in zip(list(arms)[1:], targets, strict=True)
     ]
 
@@ -210,7 +163,7 @@ def siglip2_rows(setting: Setting, name: str) -> list[Result]:
         },
     )
     return [
-        _compared(f'{what}, {arm}, {name}', arms['packed'], arms[arm], '1.5')
+        compared(f'{what}, {arm}, {name}', arms['packed'], arms[arm], '1.5')
         for arm in list(arms)[1:]
     ]
 
@@ -264,21 +217,9 @@ def packer_rows(setting: Setting) -> list[Result]:
     return rows
 
 
-def _compared(what: str, ours: Arm, theirs: Arm, target: str) -> Result:
-    pair = Comparison(ours=ours, theirs=theirs)
-    figure = figure_of(f'{pair.speedup:.2f}', spread=pair.spread, rounds=len(ours.seconds))
-    steady = pair.spread <= SPREAD_LIMIT
-    return Result(
-        what=what,
-        figure=figure,
-        target=target,
-        flops=f'{pair.flops:.2f}',
-        detail=f'{ours.step:.3f} against {theirs.step:.3f} s a step' if steady else '',
-    )
-
-
 ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
 ALONE = {'memory': memory_rows, 'packer': packer_rows}
+DETECTION = ('steps', 'pipeline', 'sampler', 'run')  # what tools/benchmark_detection.py has
 
 
 def as_markdown(header: dict[str, str], results: Sequence[Result]) -> str:
@@ -303,7 +244,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*ON_PHOTOS, *ALONE]
+    names = [*ON_PHOTOS, *ALONE, *DETECTION]
     parser.add_argument('--only', nargs='+', choices=names, default=names, help='(all)')
     parser.add_argument('--arch', nargs='+', choices=list(ARCHS), help='(tiny small)')
     parser.add_argument('--pairs', type=int, help=f'rounds of each comparison ({MIN_ROUNDS})')
@@ -348,19 +289,21 @@ def setting_of(args: argparse.Namespace) -> Setting:
     return Setting(
         device=torch.device(args.device),
         rounds=args.pairs,
+        data=args.data,
+        scale=args.scale,
         sizes=photo_sizes(path, args.scale) if path.exists() else [],
         batch_size=args.batch_size,
         smoke=args.smoke,
     )
 
 
-def header_of(setting: Setting, scale: float) -> dict[str, str]:
+def header_of(setting: Setting) -> dict[str, str]:
     """What the figures were measured on, and with what."""
     longest = max(map(num_tokens, setting.sizes), default=0)
     return machine(setting.device) | {
         'precision': 'float32' if setting.device.type == 'cpu' else 'bfloat16 autocast',
         'step': f'forward + backward of {setting.batch_size} photos, patch {PATCH_SIZE}',
-        'sizes': f"those of coco128's photos times {scale:g}, at most {longest} tokens",
+        'sizes': f"those of coco128's photos times {setting.scale:g}, at most {longest} tokens",
         'rounds': str(setting.rounds),
     }
 
@@ -377,7 +320,21 @@ def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]
     if len(setting.sizes) < setting.batch_size:
         reason = f'skipped: {len(setting.sizes)} photos make no batch of {setting.batch_size}'
         return [Result(what=row, figure=reason)]
+    if row in DETECTION:
+        return detection_results(row, setting, archs)
     return [result for name in archs for result in ON_PHOTOS[row](setting, name)]
+
+
+def detection_results(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]:
+    """The lines of one row of detection, where mmdet is installed."""
+    if find_spec('mmdet') is None:
+        return [Result(what=row, figure='skipped: mmdet is not installed (the extra [det])')]
+    from navit_backbone.tools import benchmark_detection as detection
+
+    if row == 'steps':
+        return [result for name in archs for result in detection.step_rows(setting, name)]
+    rows = {'pipeline': detection.pipeline_rows, 'sampler': detection.sampler_rows}
+    return {**rows, 'run': detection.run_rows}[row](setting)
 
 
 def main() -> None:
@@ -386,7 +343,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     setting = setting_of(args)
-    header, results = header_of(setting, args.scale), []
+    header, results = header_of(setting), []
     for row in args.only:
         results += results_of(row, setting, args.arch)
         if args.out:

@@ -9,7 +9,7 @@ import gc
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from navit_backbone.layers import Attention
 from navit_backbone.packer import Packer
 from navit_backbone.packing import PackedPatches, Size, inside, pack_canvas, unpack_canvas
-from navit_backbone.tools.measure import resident_bytes
+from navit_backbone.tools.measure import Arm, interleaved, resident_bytes
 from navit_backbone.vit import ARCHS, Arch, NaViT
 
 PATCH_SIZE = 16
+Lengths = Sequence[Sequence[int]]  # of the segments of each round's batch, padding included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,27 +133,27 @@ class Step:
 
     def packed(self, packed: PackedPatches) -> None:
         """Attention within each picture of the pack."""
-        with self._autocast():
+        with autocast(self.device):
             self._backward(self.model(packed).tokens)
 
     def masked(self, batch: Batch) -> None:
         """The padded canvas, with a key mask."""
-        with self._autocast():
+        with autocast(self.device):
             self._backward(masked_tokens(self.model, batch))
 
     def siglip2(self, inputs: dict[str, Tensor]) -> None:
         """Pictures padded to the longest, with the model's own mask."""
-        with self._autocast():
+        with autocast(self.device):
             self._backward(self.model(**inputs).last_hidden_state)
 
     def _backward(self, tokens: Tensor) -> None:
         (tokens.float() @ self.readout_D).sum().backward()
         self.model.zero_grad(set_to_none=True)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == 'cuda'
-        )
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on CUDA, float32 on CPU."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == 'cuda')
 
 
 def masked_tokens(vit: NaViT, batch: Batch) -> Tensor:
@@ -250,3 +251,41 @@ def pack_stream(lengths: Sequence[int], budget: int) -> tuple[float, float]:
     finally:
         gc.enable()
     return seconds, 1 - sum(n for row in rows for _, n in row) / (budget * len(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the command line fixes for all rows."""
+
+    device: torch.device
+    rounds: int
+    data: Path  # the folder that holds coco128/
+    scale: float  # of the photos
+    sizes: Sequence[Size]  # of the photos, scaled; empty where they are absent
+    batch_size: int
+    smoke: bool
+
+    def batches(self) -> list[Batch]:
+        """One random batch of photos per round, the same in every run."""
+        drawn = draw_batches(self.sizes, self.rounds, self.batch_size)
+        return [Batch.of(sizes, seed=i, device=self.device) for i, sizes in enumerate(drawn)]
+
+    def navit(self, name: str) -> Step:
+        """Steps of our model, the same in every run."""
+        torch.manual_seed(0)
+        return Step(NaViT(name), dim=ARCHS[name].embed_dims, device=self.device)
+
+    def measure(
+        self, label: str, name: str, arms: dict[str, tuple[Callable[[int], None], Lengths]]
+    ) -> dict[str, Arm]:
+        """Every arm in every round; an arm is a step by its number, and what it computes on."""
+        steps = {arm: step for arm, (step, _) in arms.items()}
+        seconds = interleaved(
+            steps, rounds=self.rounds, label=f'{label}, {name}', device=self.device
+        )
+        return {
+            arm: Arm(
+                seconds=seconds[arm], flops=[3 * forward_flops(n, ARCHS[name]) for n in lengths]
+            )
+            for arm, (_, lengths) in arms.items()
+        }

@@ -97,6 +97,31 @@ def figure_of(value: str, *, spread: float, rounds: int) -> str:
     return f'{value} (spread {spread:.0%})'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of the table."""
+
+    what: str
+    figure: str
+    target: str = ''
+    flops: str = ''  # theirs over ours
+    detail: str = ''
+
+
+def compared(what: str, ours: Arm, theirs: Arm, target: str) -> Result:
+    """The line of two arms: how many times as fast ours is."""
+    pair = Comparison(ours=ours, theirs=theirs)
+    figure = figure_of(f'{pair.speedup:.2f}', spread=pair.spread, rounds=len(ours.seconds))
+    steady = pair.spread <= SPREAD_LIMIT
+    return Result(
+        what=what,
+        figure=figure,
+        target=target,
+        flops=f'{pair.flops:.2f}',
+        detail=f'{ours.step:.3f} against {theirs.step:.3f} s a step' if steady else '',
+    )
+
+
 def interleaved(
     arms: Mapping[str, Callable[[int], object]],
     *,
