@@ -6,11 +6,9 @@ import pytest
 from coco_files import write_coco
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from torch import nn
 
+from navit_backbone.tasks.detection import data as data_module
 from navit_backbone.tasks.detection.data import (
-    check_classes,
-    check_same_classes,
     class_names,
     follow_classes,
     override,
@@ -58,12 +56,26 @@ def test_a_part_of_the_classes(tmp_path):
     assert data.get_data_info(1)['instances'][0]['bbox_label'] == 1  # of b and c the latter
 
 
-@pytest.mark.parametrize('classes', [['c', 'a'], ['a', 'd'], []])
-def test_other_classes_or_another_order_are_refused(tmp_path, classes):
+@pytest.mark.parametrize(
+    ('classes', 'words'),
+    [
+        (['c', 'a'], r"in its order, \['a', 'c'\]"),
+        ([], r"in its order, \['a', 'b', 'c'\]"),
+        (['a', 'd'], "'d' is none of the 3 categories of .*which has a, b, c"),
+        ('a', r"must be a list of names, as \['a'\]"),
+    ],
+)
+def test_other_classes_or_another_order_are_refused(tmp_path, classes, words):
     """mmdet would take them, and number them as the file does: names and labels would part."""
     write_coco(tmp_path, ANNOTATIONS, 'images')
-    with pytest.raises(ValueError, match=r"\['a', 'b', 'c'\]"):
+    with pytest.raises(ValueError, match=words):
         build(tmp_path, metainfo=dict(classes=classes))
+
+
+def test_a_slip_in_a_class_is_told_with_what_was_meant(tmp_path):
+    write_coco(tmp_path, ANNOTATIONS, 'images', classes=('cat', 'raccoon', 'zebra'))
+    with pytest.raises(ValueError, match="'racoon' is none of .*, which has raccoon: take"):
+        build(tmp_path, metainfo=dict(classes=['cat', 'racoon']))
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -73,34 +85,156 @@ def test_a_missing_file_is_named(tmp_path):
         build(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ('text', 'words'),
-    [
-        ('{"images": [', 'is not JSON'),
-        ('[1, 2]', 'has no categories'),
-        ('{"images": [], "annotations": []}', 'has no categories'),
-        ('{"images": [], "annotations": [], "categories": []}', 'has no categories'),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'a category without name'),
-    ],
-)
-def test_a_file_of_another_kind_is_named(tmp_path, text, words):
+def test_a_file_against_the_format_is_refused(tmp_path):
     path = write_coco(tmp_path, ANNOTATIONS, 'images')
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words) as error:
+    change(path, lambda content: content['annotations'][1].pop('area'))
+    with pytest.raises(ValueError, match="annotations: each needs the field 'area'"):
         build(tmp_path)
-    assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ('part', 'field'), [('annotations', 'area'), ('annotations', 'bbox'), ('images', 'height')]
-)
-def test_a_missing_field_is_named(tmp_path, part, field):
-    path = write_coco(tmp_path, ANNOTATIONS, 'images')
+def test_pictures_may_lie_in_the_root(tmp_path):
+    write_coco(tmp_path, ANNOTATIONS)
+    data = DATASETS.build(
+        dict(type='NaViTCocoDataset', data_root=str(tmp_path), ann_file=ANNOTATIONS, pipeline=[])
+    )
+    assert data.get_data_info(0)['img_path'] == str(tmp_path / '0.jpg')
+
+
+def test_samples_are_those_of_mmdet(data_root):
+    options = dict(ann_file='annotations/instances_train2017.json', data_prefix=dict(img='images/'))
+    options |= dict(data_root=str(data_root / 'coco128'), filter_cfg=dict(filter_empty_gt=True))
+    ours = build('', **options)
+    theirs = build(
+        '', type='CocoDataset', metainfo=dict(classes=ours.metainfo['classes']), **options
+    )
+    assert len(ours) == len(theirs) > 100
+    infos = [[data.get_data_info(i) for i in range(len(data))] for data in (ours, theirs)]
+    assert infos[0] == infos[1]
+    assert [ours.get_cat_ids(i) for i in range(5)] == [theirs.get_cat_ids(i) for i in range(5)]
+
+
+# --------------------------------------------------------------------------------------------------
+# What is legal, and yet most likely not meant
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='ResizeToTokenBudget', max_tokens=16, patch_size=16),
+    dict(type='PackDetInputs'),
+]
+
+
+def change(path, edit):
     content = json.loads(path.read_text())
-    del content[part][1][field]
+    edit(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"lacks the field '{field}'"):
-        build(tmp_path)
+
+
+def remarks(root, monkeypatch, edit, **options):
+    """What is logged of a file with a change, and the data set."""
+    change(write_coco(root, ANNOTATIONS, 'images'), edit)
+    lines = []
+    monkeypatch.setattr(data_module, 'print_log', lambda text, *_: lines.append(text))
+    return build(root, **options), lines
+
+
+def test_a_sound_file_is_read_in_silence(tmp_path, monkeypatch):
+    assert remarks(tmp_path, monkeypatch, lambda content: None, pipeline=PIPELINE)[1] == []
+
+
+def test_boxes_left_out_are_counted(tmp_path, monkeypatch):
+    def edit(content):
+        for item in content['annotations'][:7]:
+            item['bbox'][2] = 0
+        content['annotations'][7]['bbox'][0] = 5000
+
+    data, lines = remarks(tmp_path, monkeypatch, edit)
+    assert lines == [
+        f'{data.ann_file}: 7 of 8 boxes are left out of training, less than 1 pixel wide or high: '
+        'id 1, 2, 3, 4, 5, ...',
+        f'{data.ann_file}: 1 of 8 boxes are left out of training, outside the picture: id 8',
+    ]
+    assert not any(data.get_data_info(i)['instances'] for i in range(4))
+
+
+def test_classes_without_a_box_are_told_but_only_those_in_use(tmp_path, monkeypatch):
+    def edit(content):
+        content['categories'] += [dict(id=20, name='d'), dict(id=21, name='e')]
+
+    data, lines = remarks(tmp_path, monkeypatch, edit, metainfo=dict(classes=['a', 'd']))
+    assert lines == [f'{data.ann_file}: 1 of 2 classes have no box: d']
+
+
+def test_crowds_are_ignored_in_training_wherever_a_picture_is_shown(tmp_path, monkeypatch):
+    data, lines = remarks(
+        tmp_path,
+        monkeypatch,
+        lambda content: content['annotations'][1].update(iscrowd=1),
+        pipeline=PIPELINE,
+        test_mode=True,
+    )
+    sample = data[0]['data_samples']
+    assert lines == []
+    assert len(sample.gt_instances) == len(sample.ignored_instances) == 1
+    (height, width), (x1, y1, x2, y2) = sample.img_shape, sample.ignored_instances.bboxes.tensor[0]
+    assert (x1 / width, y1 / height) == pytest.approx((0.2, 0.1), abs=1e-5)
+    assert (x2 / width, y2 / height) == pytest.approx((0.7, 0.7), abs=1e-5)
+
+
+@pytest.mark.parametrize('segmentation', [None, [], [[1, 2, 3, 4]]])
+def test_a_box_without_a_mask_is_ignored_and_counted(tmp_path, monkeypatch, segmentation):
+    data, lines = remarks(
+        tmp_path,
+        monkeypatch,
+        lambda content: content['annotations'][1].update(segmentation=segmentation),
+        pipeline=PIPELINE,
+        test_mode=True,
+    )
+    assert lines == [f'{data.ann_file}: 1 of 8 boxes have no mask and are ignored: id 2']
+    sample = data[0]['data_samples']
+    assert len(sample.gt_instances) == len(sample.ignored_instances) == 1
+    assert (
+        build(tmp_path, pipeline=PIPELINE[:1]).get_data_info(0)['instances'][1]['ignore_flag'] == 0
+    )
+
+
+def test_a_file_without_any_mask_is_refused_where_masks_are_loaded(tmp_path):
+    def edit(content):
+        for item in content['annotations']:
+            del item['segmentation']
+
+    change(write_coco(tmp_path, ANNOTATIONS, 'images'), edit)
+    build(tmp_path)
+    with pytest.raises(ValueError, match='no annotation has a segmentation, but the pipeline load'):
+        build(tmp_path, pipeline=PIPELINE)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures without boxes
+
+
+def without_boxes(content, *numbers):
+    content['annotations'] = [i for i in content['annotations'] if i['image_id'] not in numbers]
+
+
+def test_a_picture_without_boxes_is_kept_or_left_out_as_asked(tmp_path):
+    change(write_coco(tmp_path, ANNOTATIONS, 'images'), lambda content: without_boxes(content, 1))
+    for filter_cfg, count in ((None, 4), (dict(filter_empty_gt=True), 3)):
+        data = build(tmp_path, filter_cfg=filter_cfg, pipeline=PIPELINE)
+        assert len(data) == count
+    empty = build(tmp_path, pipeline=PIPELINE, test_mode=True)[1]['data_samples'].gt_instances
+    assert empty.bboxes.tensor.shape == (0, 4)
+    assert empty.masks.masks.shape[0] == len(empty.labels) == 0
+
+
+def test_a_file_that_leaves_nothing_is_named(tmp_path):
+    change(
+        write_coco(tmp_path, ANNOTATIONS, 'images'),
+        lambda content: without_boxes(content, *range(4)),
+    )
+    assert len(build(tmp_path)) == 4
+    with pytest.raises(ValueError, match=r'instances_train.json: none of its 4 pictures is left'):
+        build(tmp_path, filter_cfg=dict(filter_empty_gt=True))
 
 
 def test_a_palette_has_as_many_different_colours():
@@ -196,29 +330,3 @@ def test_splits_that_disagree_are_refused(tmp_path):
     write_coco(tmp_path, 'annotations/instances_val.json', 'images', classes=('b', 'a'))
     with pytest.raises(ValueError, match='disagree in their classes'):
         follow_classes(config(tmp_path))
-    train, val = (
-        build(tmp_path, ann_file=f'annotations/instances_{split}.json')
-        for split in ('train', 'val')
-    )
-    with pytest.raises(ValueError, match=r"has \['a', 'b'\], .*instances_val.json \['b', 'a'\]"):
-        check_same_classes(train, val)
-
-
-class Head(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.num_classes = num_classes
-
-
-def test_a_head_that_counts_otherwise_is_refused(tmp_path):
-    write_coco(tmp_path, ANNOTATIONS, 'images')
-    data = build(tmp_path)
-    right = nn.ModuleDict({'bbox_head': Head(3), 'rpn_head': Head(1), 'backbone': Head(1000)})
-    check_classes(right, data)
-    wrapped = nn.ModuleDict({'module': nn.ModuleDict({'bbox_head': Head(80)})})
-    for model in (wrapped, wrapped['module']):
-        with pytest.raises(
-            ValueError, match=r'bbox_head \(Head\) has num_classes=80, but .*\.json has 3 classes'
-        ) as error:
-            check_classes(model, data)
-        assert 'set model.bbox_head.num_classes=3' in str(error.value)

@@ -42,6 +42,7 @@ class SimpleFeaturePyramid(BaseModule):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.in_stride, self.strides = in_stride, tuple(strides)
         self.levels = nn.ModuleList(
             Level(in_channels, out_channels=out_channels, in_stride=in_stride, stride=stride)
@@ -50,6 +51,11 @@ class SimpleFeaturePyramid(BaseModule):
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x = inputs[-1]
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'SimpleFeaturePyramid has in_channels={self.in_channels}, but is given maps of '
+                f'{x.shape[1]} channels: set model.neck.in_channels={x.shape[1]}'
+            )
         sizes = getattr(x, 'image_sizes', None)
         outside = self._outside(x, sizes)
         x = x.contiguous(memory_format=torch.channels_last)  # in which norms are a view

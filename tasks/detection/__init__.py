@@ -3,6 +3,6 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import data, lvis, metric, preprocessor, test_time
+from . import agreement, data, lvis, metric, preprocessor, test_time
 
-__all__ = ['backbone', 'common', 'data', 'lvis', 'metric', 'preprocessor', 'test_time']
+__all__ = ['agreement', 'backbone', 'common', 'data', 'lvis', 'metric', 'preprocessor', 'test_time']

@@ -32,13 +32,17 @@ class Annotations:
     annotations: list[Entry]
     categories: list[Entry]
 
+    def picture_sizes(self) -> dict[Any, tuple[int, int]]:
+        """(height, width) by the id of the image."""
+        return {item['id']: (item['height'], item['width']) for item in self.images}
+
     def unusable(self) -> dict[str, list[Entry]]:
         """The annotations from which mmdet makes no box, by the first reason that holds."""
         if not self.annotations:
             return {}
-        size_of = {item['id']: (item['width'], item['height']) for item in self.images}
-        sizes = [size_of.get(item['image_id'], (math.nan,) * 2) for item in self.annotations]
-        width, height = np.array(sizes, dtype=float).T
+        sizes, unknown = self.picture_sizes(), (math.nan, math.nan)
+        of_each = [sizes.get(item['image_id'], unknown) for item in self.annotations]
+        height, width = np.array(of_each, dtype=float).T
         x, y, w, h = np.array([item['bbox'] for item in self.annotations], dtype=float).T
         area = np.array([item['area'] for item in self.annotations], dtype=float)
         shown_w = np.minimum(x + w, width) - np.maximum(x, 0)
@@ -54,6 +58,29 @@ class Annotations:
         return {
             why: [self.annotations[i] for i in part] for why, part in parts.items() if len(part)
         }
+
+    def without_mask(self) -> list[Entry]:
+        """Those that give no mask, absent or of no area; a segmentation against the format raises.
+
+        Only asked where masks are: a file for boxes may have anything there.
+        """
+        annotations = _Part(self.file, 'annotations', self.annotations, ())
+        given = [item.get('segmentation') or [] for item in self.annotations]
+        rule = 'segmentation must be a list of polygons [x, y, x, y, ...], or run lengths with size'
+        annotations.require([_is_segmentation(value) for value in given], rule)
+        sizes = self.picture_sizes()
+        whole = [
+            isinstance(value, list)
+            or sizes.get(item['image_id'], tuple(value['size'])) == tuple(value['size'])
+            for item, value in zip(self.annotations, given, strict=True)
+        ]
+        rule = "the size of a segmentation in run lengths must be the picture's height and width"
+        annotations.require(whole, rule)
+        return [
+            item
+            for item, value in zip(self.annotations, given, strict=True)
+            if isinstance(value, list) and not any(map(_has_area, value))
+        ]
 
 
 def read_annotations(
@@ -74,7 +101,6 @@ def read_annotations(
         images.require(_counts(images.column(side)), f'{side} must be 1 pixel or more')
     _check_boxes(annotations)
     _check_categories(annotations, categories)
-    _check_run_lengths(annotations, images)
     return Annotations(ann_file, images.entries, annotations.entries, categories.entries)
 
 
@@ -127,7 +153,8 @@ class _Part:
             if field in fields:
                 plain = [isinstance(value, (int, str, float)) for value in self.column(field)]
                 self.require(plain, f'{field} must be a number or a text')
-        self._require_own_ids()
+        if 'id' in fields:
+            self._require_own_ids()
 
     def column(self, field: str) -> list[Any]:
         return [item[field] for item in self.entries]
@@ -172,16 +199,20 @@ def _check_categories(annotations: _Part, categories: _Part) -> None:
     annotations.require(known, f'{rule}{", ..." if len(ids) > 10 else ""})')
 
 
-def _check_run_lengths(annotations: _Part, images: _Part) -> None:
-    """A mask given by its run lengths is of a size of its own, which must be the picture's."""
-    size_of = {item['id']: [item['height'], item['width']] for item in images.entries}
-    masks = ((item['image_id'], item.get('segmentation')) for item in annotations.entries)
-    fits = [
-        not isinstance(mask, dict) or mask.get('size') == size_of.get(image, mask.get('size'))
-        for image, mask in masks
-    ]
-    rule = "the size of a segmentation in run lengths must be the picture's height and width"
-    annotations.require(fits, rule)
+def _is_segmentation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get('size'), list) and isinstance(value.get('counts'), (list, str))
+    return isinstance(value, list) and all(
+        isinstance(polygon, list)
+        and {*map(type, polygon)} <= {int, float}
+        and math.isfinite(sum(polygon))
+        for polygon in value
+    )
+
+
+def _has_area(polygon: Sequence[float]) -> bool:
+    """As mmdet sees it, which ignores the other ones."""
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
 def _counts(values: Sequence[Any]) -> np.ndarray:

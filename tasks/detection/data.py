@@ -12,11 +12,8 @@ from typing import Any, ClassVar
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.fileio import exists, join_path
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, HOOKS, init_default_scope
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.registry import DATASETS, init_default_scope
 
 from ..common.dataset import SeededSamples
 from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotations
@@ -24,7 +21,7 @@ from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotat
 Classes = tuple[str, ...]
 
 # Parts of a detector whose num_classes does not count the classes of the data set.
-_APART = ('backbone', 'rpn_head', 'semantic_head', 'data_preprocessor')
+APART = ('backbone', 'rpn_head', 'semantic_head', 'data_preprocessor')
 
 
 @DATASETS.register_module()
@@ -41,6 +38,8 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
 
     def __init__(self, *args: Any, lazy_init: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, lazy_init=True, **kwargs)
+        # mmengine's default names another key, which stands for data_root, than mmdet reads
+        self.data_prefix.setdefault('img', self.data_prefix.get('img_path', ''))
         if not lazy_init:
             self.full_init()
         # mmdet's Inferencers build a lazy data set for its colours, on machines without the data
@@ -53,9 +52,8 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
         chosen = set(self._metainfo['classes'])
         self.cat_ids = [item['id'] for item in found.categories if item['name'] in chosen]
         self.cat2label = {identity: label for label, identity in enumerate(self.cat_ids)}
-        if any(getattr(item, 'with_mask', False) for item in self.pipeline.transforms):
-            _mark_without_mask(found)
-        for remark in _remarks(found, self.cat_ids):
+        masks = any(getattr(item, 'with_mask', False) for item in self.pipeline.transforms)
+        for remark in [*_remarks(found, self.cat_ids), *(_masks_remark(found) if masks else ())]:
             print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
         return self._data_list(found)
 
@@ -91,9 +89,9 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
         self._metainfo.setdefault('palette', palette(len(classes)))
 
 
-def _mark_without_mask(found: Annotations) -> None:
-    """Let mmdet ignore annotations without a mask, as it does those whose polygons are no areas."""
-    without = [item for item in found.annotations if not item.get('segmentation')]
+def _masks_remark(found: Annotations) -> Iterator[str]:
+    """Let mmdet ignore boxes without a mask, as it does those whose polygons have no area."""
+    without = found.without_mask()
     if without and len(without) == len(found.annotations):
         raise ValueError(
             f'{found.file}: no annotation has a segmentation, but the pipeline loads masks: use a '
@@ -101,6 +99,10 @@ def _mark_without_mask(found: Annotations) -> None:
         )
     for item in without:
         item['segmentation'] = [[]]
+    if without:
+        ids = _few([item['id'] for item in without])
+        share = f'{len(without):,} of {len(found.annotations):,} boxes'
+        yield f'{share} have no mask and are ignored: id {ids}'
 
 
 def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
@@ -109,12 +111,6 @@ def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
         ids = _few([item['id'] for item in entries])
         share = f'{len(entries):,} of {len(found.annotations):,} boxes'
         yield f'{share} are left out of training, {reason}: id {ids}'
-    without_mask = [item['id'] for item in found.annotations if item.get('segmentation') == [[]]]
-    if without_mask:
-        yield (
-            f'{len(without_mask):,} of {len(found.annotations):,} boxes have no mask and are '
-            f'ignored: id {_few(without_mask)}'
-        )
     unseen = {*cat_ids} - {item['category_id'] for item in found.annotations}
     empty = [item['name'] for item in found.categories if item['id'] in unseen]
     if empty:
@@ -224,66 +220,13 @@ def _innermost(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(node: Any, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every (dict, key) with one of `keys` below `node`, but for the parts `_APART`."""
+    """Every (dict, key) with one of `keys` below `node`, but for the parts `APART`."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in keys:
                 yield node, key
-            elif key not in _APART:
+            elif key not in APART:
                 yield from _entries(value, keys)
     elif isinstance(node, (list, tuple)):
         for item in node:
             yield from _entries(item, keys)
-
-
-# --------------------------------------------------------------------------------------------------
-# A mismatch under any script
-
-
-@HOOKS.register_module()
-class ClassCheckHook(Hook):
-    """Refuses a model whose `num_classes` is not that of the data: training, validation, test."""
-
-    def before_train(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.train_dataloader.dataset)
-        if runner.val_loop is not None:
-            check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
-
-    def before_val(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.test_dataloader.dataset)
-
-
-def check_classes(model: nn.Module, dataset: Any) -> None:
-    """Raise where a head counts other classes than the data set has."""
-    expected = len(dataset.metainfo['classes'])
-    for name, module in counting_parts(model):
-        if (found := module.num_classes) != expected:
-            raise ValueError(
-                f'{name} ({type(module).__name__}) has num_classes={found}, but {_file(dataset)} '
-                f'has {expected} classes: set model.{name}.num_classes={expected}, or use '
-                'tools/train.py, where it follows from the data'
-            )
-
-
-def counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The parts of a model whose `num_classes` counts the classes of the data, by their names."""
-    for name, module in model.named_modules():
-        if hasattr(module, 'num_classes') and not set(name.split('.')) & set(_APART):
-            yield name.removeprefix('module.'), module  # of a distributed wrapper
-
-
-def check_same_classes(train: Any, val: Any) -> None:
-    """Raise where labels would mean one class in training and another in evaluation."""
-    names = [list(dataset.metainfo['classes']) for dataset in (train, val)]
-    if names[0] != names[1]:
-        raise ValueError(
-            f'classes differ: {_file(train)} has {names[0]}, {_file(val)} {names[1]}: both need '
-            'the same categories in the same order'
-        )
-
-
-def _file(dataset: Any) -> str:
-    return str(getattr(dataset, 'ann_file', type(dataset).__name__))

@@ -37,6 +37,7 @@ class NaViTCocoMetric(CocoMetric):
             if 'segm' in self.metrics:
                 _require_masks(found)
             self._coco_api = _coco(found)
+            self.ann_file, self.picture_sizes = ann_file, found.picture_sizes()
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         if not self.format_only and not any(len(found['scores']) for _, found in results):
@@ -49,11 +50,11 @@ class NaViTCocoMetric(CocoMetric):
 
 
 def _require_masks(found: Annotations) -> None:
-    without = [item['id'] for item in found.annotations if not item.get('segmentation')]
+    without = found.without_mask()
     if without:
         raise ValueError(
             f'{found.file}: {len(without):,} of {len(found.annotations):,} annotations have no '
-            f"segmentation, the first id {without[0]}, and metric 'segm' compares masks: add them, "
+            f"mask, the first id {without[0]['id']}, but metric 'segm' compares masks: add them, "
             "or set metric='bbox'"
         )
 
@@ -117,6 +118,7 @@ class NaViTLVISMetric(BaseMetric):
             raise ValueError(f"metric={metric!r} must be 'bbox', 'segm' or a list of both")
         self.max_dets = max_dets
         self._annotations = read_lvis(ann_file, backend_args)
+        self.ann_file, self.picture_sizes = ann_file, self._annotations.picture_sizes()
         if 'segm' in self.kinds:
             _require_masks(self._annotations)
         self._truth: LVISTruth | None = None  # until the classes are known

@@ -1,0 +1,129 @@
+"""Parts of an experiment that do not agree are refused before the first step."""
+
+import json
+
+import pytest
+import torch
+from coco_files import write_coco, write_lvis
+from detectors import FASTER_RCNN, RETINANET, batch, stock_detector
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, init_default_scope
+from torch import nn
+
+from navit_backbone.tasks.detection.agreement import (
+    check_channels,
+    check_classes,
+    check_evaluator,
+    check_same_classes,
+)
+
+TRAIN, VAL = (f'annotations/instances_{split}.json' for split in ('train', 'val'))
+
+
+def build(root, ann_file=TRAIN, kind='NaViTCocoDataset'):
+    init_default_scope('mmdet')
+    data = dict(type=kind, data_root=str(root), ann_file=ann_file)
+    return DATASETS.build(dict(data_prefix=dict(img=''), pipeline=[], **data))
+
+
+class Head(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+
+
+def test_a_head_that_counts_otherwise_is_refused(tmp_path):
+    write_coco(tmp_path, TRAIN)
+    data = build(tmp_path)
+    right = nn.ModuleDict({'bbox_head': Head(3), 'rpn_head': Head(1), 'backbone': Head(1000)})
+    check_classes(right, data)
+    wrapped = nn.ModuleDict({'module': nn.ModuleDict({'bbox_head': Head(80)})})
+    for model in (wrapped, wrapped['module']):
+        with pytest.raises(
+            ValueError, match=r'bbox_head \(Head\) has num_classes=80, but .*\.json has 3 classes'
+        ) as error:
+            check_classes(model, data)
+        assert 'set model.bbox_head.num_classes=3' in str(error.value)
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    write_coco(tmp_path, TRAIN, classes=('a', 'b'))
+    write_coco(tmp_path, VAL, classes=('b', 'a'))
+    with pytest.raises(ValueError, match=r"has \['a', 'b'\], .*instances_val.json \['b', 'a'\]"):
+        check_same_classes(build(tmp_path), build(tmp_path, VAL))
+
+
+# --------------------------------------------------------------------------------------------------
+# Channels
+
+
+@pytest.mark.parametrize(
+    ('config', 'strides'), [(RETINANET, [8, 16, 32, 64, 128]), (FASTER_RCNN, [4, 8, 16, 32, 64])]
+)
+def test_channels_that_fit_are_taken(config, strides):
+    check_channels(stock_detector(config, strides=strides))
+
+
+@pytest.mark.parametrize(
+    ('config', 'strides', 'part', 'field'),
+    [
+        (RETINANET, [8, 16, 32, 64, 128], 'bbox_head', 'in_channels'),
+        (FASTER_RCNN, [4, 8, 16, 32, 64], 'rpn_head', 'in_channels'),
+        (FASTER_RCNN, [4, 8, 16, 32, 64], 'roi_head.bbox_roi_extractor', 'out_channels'),
+    ],
+)
+def test_a_head_for_other_maps_is_refused(config, strides, part, field):
+    model = stock_detector(config, strides=strides, channels=16)
+    setattr(model.get_submodule(part), field, 24)
+    for wrapped in (model, nn.ModuleDict({'module': model})):
+        with pytest.raises(
+            ValueError, match=f'{part} has {field}=24, but the neck gives maps of 16 channels: set '
+        ) as error:
+            check_channels(wrapped)
+    assert f'model.{part}.{field}=16, or model.neck.out_channels=24' in str(error.value)
+
+
+def test_a_neck_for_another_backbone_is_refused_at_the_first_step():
+    model = stock_detector(RETINANET, strides=[8, 16, 32, 64, 128])
+    model.neck.in_channels = 256
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r'in_channels=256, but is given maps of 24 channels: set'),
+    ):
+        model.test_step(batch([(40, 56)]))
+
+
+# --------------------------------------------------------------------------------------------------
+# The evaluator's annotations
+
+
+def evaluator(path, kind='NaViTCocoMetric'):
+    return Evaluator(dict(type=kind, ann_file=str(path)))
+
+
+@pytest.mark.parametrize(
+    ('write', 'kind'),
+    [
+        (write_coco, 'NaViTCocoDataset'),
+        (write_lvis, 'NaViTLVISDataset'),
+    ],
+)
+def test_an_evaluator_of_other_pictures_is_refused(tmp_path, write, kind):
+    metric = kind.replace('Dataset', 'Metric')
+    own = write(tmp_path, VAL, sizes=[(61, 113), (97, 64)])
+    others = write(tmp_path / 'others', VAL, sizes=[(61, 113), (64, 97)])
+    more = write(tmp_path / 'more', VAL, sizes=[(61, 113), (97, 64), (50, 40)])
+    data = build(tmp_path, VAL, kind)
+    check_evaluator(evaluator(own, metric), data)
+    check_evaluator(evaluator(more, metric), data)  # of which the data set may be a part
+    with pytest.raises(ValueError, match=rf'{metric} compares with .*others/.*does not have image'):
+        check_evaluator(evaluator(others, metric), data)
+
+
+def test_stock_metrics_are_left_alone(tmp_path):
+    path = write_coco(tmp_path, VAL)
+    other = json.loads(path.read_text())
+    for image in other['images']:
+        image['id'] += 100
+    (tmp_path / 'other.json').write_text(json.dumps(other | dict(annotations=[])))
+    check_evaluator(evaluator(tmp_path / 'other.json', 'CocoMetric'), build(tmp_path, VAL))
