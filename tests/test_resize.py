@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmengine.registry import TRANSFORMS
 
 from navit_backbone.tasks.common.random_tokens import RandomTokens
-from navit_backbone.tasks.common.resize import ResizeToTokenBudget, find_resize, token_budget_size
+from navit_backbone.tasks.common.resize import ResizeToTokenBudget, find_planner, token_budget_size
 from navit_backbone.tasks.common.sample import BadSampleError, SampleSeed
 
 sides = st.integers(1, 6000)
@@ -268,7 +268,9 @@ def test_a_size_that_contradicts_the_annotation_is_refused_by_name(height, width
         ResizeToTokenBudget(64)(results_of(50, 70) | dict(height=height, width=width))
 
 
-def test_find_resize_takes_the_first_of_a_pipeline():
+def test_the_planner_of_a_pipeline_is_found_and_two_are_refused():
     resize = ResizeToTokenBudget(64)
-    assert find_resize([str.lower, resize, ResizeToTokenBudget(9)]) is resize
-    assert find_resize([str.lower]) is None
+    assert find_planner([str.lower, resize]) is resize
+    assert find_planner([str.lower]) is None
+    with pytest.raises(ValueError, match='ResizeToTokenBudget and ResizeToTokenBudget'):
+        find_planner([resize, str.lower, ResizeToTokenBudget(9)])

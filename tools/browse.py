@@ -19,7 +19,7 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
-from navit_backbone.tasks.common.resize import find_resize
+from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sampling import SeededSampler
 from navit_backbone.tools.command_line import add_config_arguments, read_config, run
 
@@ -94,10 +94,10 @@ def patch_size_of(config: Config, dataset: Any) -> int:
     backbone = config.get('model', {}).get('backbone', {})
     if 'patch_size' in backbone:
         return int(backbone['patch_size'])
-    resize = find_resize(dataset.pipeline.transforms) if hasattr(dataset, 'pipeline') else None
-    if resize is None:
+    planner = find_planner(dataset.pipeline.transforms) if hasattr(dataset, 'pipeline') else None
+    if planner is None:
         print('neither model.backbone nor the pipeline names a patch size: showing patches of 16')
-    return 16 if resize is None else resize.patch_size
+    return 16 if planner is None else planner.patch_size
 
 
 def shown_of(packed: dict[str, Any], classes: tuple[str, ...]) -> Shown:

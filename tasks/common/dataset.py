@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
@@ -15,8 +16,10 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .resize import find_resize
+from .picture_sizes import Measured, picture_size, scan, stated_sizes
+from .resize import Size, find_planner
 from .sample import BadSampleError, SampleIndex, SampleSeed, seeded
+from .wrappers import inner_datasets
 
 # What the loaders of mmcv, mmdet and mmseg raise on a file that is missing, empty or broken. They
 # assert where OpenCV decodes nothing (None), or take an attribute of that None; Pillow raises
@@ -39,12 +42,22 @@ class SeededSamples:
     evaluation must not leave out pictures, nor count some twice.
     """
 
+    measure = staticmethod(picture_size)  # reads the planner's size_fields from a file's header
+
     _bad: torch.Tensor | None = None  # [len] bool, in shared memory: workers write, all read
+    _sizes: np.ndarray | None = None  # [len, size_fields of the planner], NaN where unknown
 
     def full_init(self) -> None:
         super().full_init()  # type: ignore[misc]
         if self._bad is None:
             self._bad = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[arg-type]
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Notes the sizes too: to unpickle a record for them later takes 100 us each."""
+        planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
+        if planner is not None:
+            self._sizes = stated_sizes(self.data_list, planner.size_fields)  # type: ignore[attr-defined]
+        return super()._serialize_data()  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.full_init()
@@ -59,7 +72,7 @@ class SeededSamples:
                 if self.test_mode:  # type: ignore[attr-defined]
                     raise
                 self._report(candidate, fault)
-                cap, last = self._num_tokens(int(index), seed), fault
+                cap, last = self.num_tokens(index), fault
         raise RuntimeError(
             f'{type(self).__name__}: sample {int(index)} and the {_MAX_REPLACEMENTS} drawn to '
             f'replace it are all bad, so the fault is likely in data_root, data_prefix or the '
@@ -70,7 +83,55 @@ class SeededSamples:
     def bad_samples(self) -> list[tuple[int, str]]:
         """(index, file) of the samples found bad so far, by this process and its workers."""
         bad = [] if self._bad is None else self._bad.nonzero().flatten().tolist()
-        return [(i, _file_of(self.get_data_info(i))) for i in bad]  # type: ignore[attr-defined]
+        return [(i, file_of(self.get_data_info(i))) for i in bad]  # type: ignore[attr-defined]
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most that a sample can have; None where no transform plans its size."""
+        planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
+        return None if planner is None else planner.max_tokens
+
+    def num_tokens(self, index: int) -> int | None:
+        """The tokens planned for a sample, without loading it; `max_tokens` if its size is unknown.
+
+        A replacement for a bad sample has no more, so this is never less than what is loaded.
+        """
+        planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
+        size = None if planner is None else self._size_of(int(index), planner.size_fields)
+        if planner is None or size is None:
+            return self.max_tokens
+        return planner.num_tokens(*size, sample_seed=self._seed_of(index))
+
+    def target_size(self, index: int) -> Size | None:
+        """The (height, width) planned for a picture, without loading it; None if unknown."""
+        planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
+        size = None if planner is None else self._size_of(int(index), planner.size_fields)
+        if planner is None or size is None:
+            return None
+        planned: Size = planner.target_size(*size, sample_seed=self._seed_of(index))
+        return planned
+
+    def complete_sizes(self) -> None:
+        """Scan the files whose records lack a size; on several ranks all have to call this."""
+        planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
+        if planner is None:
+            return
+        if self._sizes is None or len(self._sizes) != len(self):  # type: ignore[arg-type]
+            records = (self.get_data_info(i) for i in range(len(self)))  # type: ignore[attr-defined, arg-type]
+            self._sizes = stated_sizes(records, planner.size_fields)
+        lacking = np.flatnonzero(np.isnan(self._sizes).any(axis=1)).tolist()
+        files = [file_of(self.get_data_info(i)) for i in lacking]  # type: ignore[attr-defined]
+        for i, size in zip(lacking, scan(files, measure=self.measure), strict=True):
+            self._sizes[i] = np.nan if size is None else size
+
+    def _size_of(self, index: int, fields: Sequence[str]) -> Measured | None:
+        if self._sizes is not None and len(self._sizes) == len(self):  # type: ignore[arg-type]
+            row = self._sizes[index].tolist()
+        else:  # a subset, or a data set that keeps its records as they are
+            row = stated_sizes([self.get_data_info(index)], fields)[0].tolist()  # type: ignore[attr-defined]
+        if not all(value > 0 for value in row):  # NaN is not
+            return None
+        return tuple(int(value) if value.is_integer() else value for value in row)
 
     def _seed_of(self, index: int) -> SampleSeed:
         if isinstance(index, SampleIndex):
@@ -78,7 +139,8 @@ class SeededSamples:
         if not self.test_mode:  # type: ignore[attr-defined]
             warnings.warn(
                 'a plain index draws as seed 0, epoch 0, so every epoch would be alike: set '
-                "sampler=dict(type='SeededSampler') in train_dataloader",
+                "sampler=dict(type='SeededSampler') in train_dataloader, and for "
+                'ClassBalancedDataset SeededClassBalancedDataset',
                 stacklevel=3,
             )
         return SampleSeed(0, 0, int(index) % len(self))  # type: ignore[arg-type]
@@ -90,7 +152,7 @@ class SeededSamples:
 
     def _run_pipeline(self, index: int, seed: SampleSeed, cap: int | None) -> dict[str, Any]:
         results = self.get_data_info(index)  # type: ignore[attr-defined]
-        file = _file_of(results)
+        file = file_of(results)
         results['sample_seed'] = seed
         if cap is not None:
             results['token_cap'] = cap
@@ -112,16 +174,6 @@ class SeededSamples:
                 raise BadSampleError(f'{file}: {name} left nothing of it (returned None)')
         return results
 
-    def _num_tokens(self, index: int, seed: SampleSeed) -> int | None:
-        """Tokens planned for a sample, by its annotated size; None where no budget is in use."""
-        resize = find_resize(self.pipeline.transforms)  # type: ignore[attr-defined]
-        if resize is None:
-            return None
-        info = self.get_data_info(index)  # type: ignore[attr-defined]
-        if 'height' in info and 'width' in info:
-            return resize.num_tokens(info['height'], info['width'], sample_seed=seed)
-        return None  # the budget itself is the limit
-
     def _report(self, index: int, fault: BadSampleError) -> None:
         """Log a bad sample the first time it is met."""
         assert self._bad is not None, 'full_init makes the record'
@@ -136,7 +188,7 @@ class BadSampleHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        own = [sample for part in _seeded_parts(dataset) for sample in part.bad_samples]
+        own = [sample for part in seeded_parts(dataset) for sample in part.bad_samples]
         bad = sorted({sample for rank in all_gather_object(own) for sample in rank})
         if bad:
             names = '\n'.join(f'  {file} (sample {index})' for index, file in bad)
@@ -146,16 +198,15 @@ class BadSampleHook(Hook):
             )
 
 
-def _seeded_parts(dataset: Any) -> Iterator[SeededSamples]:
+def seeded_parts(dataset: Any) -> Iterator[SeededSamples]:
     """The data sets with this mixin that `dataset` is, wraps or joins."""
     if isinstance(dataset, SeededSamples):
         yield dataset
-    inner = [getattr(dataset, name, None) for name in ('dataset', '_dataset')]
-    for part in [*inner, *getattr(dataset, 'datasets', ())]:
-        if part is not None:
-            yield from _seeded_parts(part)
+    for part in inner_datasets(dataset):
+        yield from seeded_parts(part)
 
 
-def _file_of(info: dict[str, Any]) -> str:
+def file_of(info: Mapping[str, Any]) -> str:
+    """The file that a record names."""
     keys = ('img_path', 'video_path', 'filename')
     return next((str(info[key]) for key in keys if key in info), f'sample {info["sample_idx"]}')

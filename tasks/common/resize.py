@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import mmcv
 import numpy as np
@@ -83,6 +83,35 @@ def _native_grid(h: int, w: int, patch_size: int, min_tokens: int, max_tokens: i
     return rows, columns
 
 
+class SizePlanner(Protocol):
+    """A transform that decides a sample's size, and can say beforehand how many tokens that is.
+
+    What it counts is a function of the sample's `size_fields`, which are fields of its record, and
+    of its seed alone; so a sampler counts what the transform will do in a worker.
+    """
+
+    size_fields: ClassVar[tuple[str, ...]]
+    max_tokens: int  # no sample has more
+    patch_size: int
+
+    def target_size(self, *size: Any, sample_seed: SampleSeed | None = None) -> Size:
+        """The (height, width) that a sample of this size will be shown at."""
+
+    def num_tokens(self, *size: Any, sample_seed: SampleSeed | None = None) -> int:
+        """The tokens that it will have."""
+
+
+def find_planner(transforms: Iterable[Any]) -> SizePlanner | None:
+    """The one transform of a pipeline that decides sizes, if there is one."""
+    planners = [t for t in transforms if hasattr(t, 'num_tokens')]
+    if len(planners) > 1:
+        raise ValueError(
+            f'{" and ".join(type(t).__name__ for t in planners)} in one pipeline: each decides the '
+            'size of a sample, keep one of them'
+        )
+    return planners[0] if planners else None
+
+
 @TRANSFORMS.register_module()
 class ResizeToTokenBudget(BaseTransform):
     """Show each picture at the size that `token_budget_size` gives it, with what belongs to it.
@@ -97,6 +126,8 @@ class ResizeToTokenBudget(BaseTransform):
     `square=True` squashes every picture to the largest square of its budget: the control arm of a
     comparison, which differs in the aspect and in nothing else.
     """
+
+    size_fields: ClassVar[tuple[str, ...]] = ('height', 'width')
 
     def __init__(
         self,
@@ -163,11 +194,17 @@ class ResizeToTokenBudget(BaseTransform):
         return new_h * new_w // self.patch_size**2
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        _check_annotated_size(results)
-        h, w = results['img'].shape[:2]
-        new_h, new_w = self.target_size(
-            h, w, sample_seed=results.get('sample_seed'), token_cap=results.get('token_cap')
+        check_annotated_size(results)
+        size = self.target_size(
+            *results['img'].shape[:2],
+            sample_seed=results.get('sample_seed'),
+            token_cap=results.get('token_cap'),
         )
+        return self.resized(results, size)
+
+    def resized(self, results: dict[str, Any], size: Size) -> dict[str, Any]:
+        """The sample at `size`, with what belongs to it."""
+        (h, w), (new_h, new_w) = results['img'].shape[:2], size
         results['img'] = mmcv.imresize(
             results['img'], (new_w, new_h), interpolation=self.interpolation, backend='cv2'
         )
@@ -209,16 +246,12 @@ class ResizeToTokenBudget(BaseTransform):
         return (
             f'{type(self).__name__}(max_tokens={self.max_tokens}, patch_size={self.patch_size}, '
             f'min_tokens={self.min_tokens}, random={self.random}, '
-            f'square={self.square}, interpolation={self.interpolation!r}, clip_object_border={self.clip_object_border})'
+            f'square={self.square}, interpolation={self.interpolation!r}, '
+            f'clip_object_border={self.clip_object_border})'
         )
 
 
-def find_resize(transforms: Iterable[Any]) -> ResizeToTokenBudget | None:
-    """The `ResizeToTokenBudget` among the transforms of a pipeline, if there is one."""
-    return next((t for t in transforms if isinstance(t, ResizeToTokenBudget)), None)
-
-
-def _check_annotated_size(results: dict[str, Any]) -> None:
+def check_annotated_size(results: dict[str, Any]) -> None:
     """Boxes and token counts rest on the size that the annotation states: it must be true."""
     annotated, loaded = (results.get('height'), results.get('width')), results.get('ori_shape')
     if None in annotated or loaded is None or tuple(loaded) == annotated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -41,24 +42,59 @@ class SeededSampler(Sampler[SampleIndex]):
         self.round_up = round_up
         self.epoch = 0
         self.rank, self.world_size = get_dist_info()
+        self._skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration: the pass over the data, counted from 0."""
         self.epoch = epoch
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int, *, seed: int | None = None) -> list[int]:
         """The indices of one epoch, all ranks together."""
         count = len(self.dataset)
         if not self.shuffle:
             return list(range(count))
-        return np.random.default_rng([self.seed, epoch]).permutation(count).tolist()
+        seed = self.seed if seed is None else seed
+        return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to issue the epoch under way again, from its start."""
+        return {
+            'seed': self.seed,
+            'epoch': self.epoch,
+            'shuffle': self.shuffle,
+            'num_samples': len(self.dataset),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the saved seed and epoch; refuses the state of other data."""
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise ValueError(
+                f'the saved sampler has the fields {sorted(state)}, not {sorted(own)}: the state '
+                'is damaged or of another sampler'
+            )
+        for name in ('shuffle', 'num_samples'):
+            if state[name] != own[name]:
+                raise ValueError(
+                    f'the saved sampler has {name}={state[name]}, this one {own[name]}: resume '
+                    'with the data set and sampler of the run, or start anew from its weights '
+                    '(load_from)'
+                )
+        self.seed, self.epoch = state['seed'], state['epoch']
+
+    def skip_samples(self, num: int) -> None:
+        """Leave out the first `num` indices of this rank in the next iteration, and only there."""
+        if not 0 <= num <= len(self):
+            raise ValueError(f'cannot skip {num} of the {len(self)} samples of an epoch')
+        self._skipped = num
 
     def __iter__(self) -> Iterator[SampleIndex]:
         epoch, order = self.epoch, self.order(self.epoch)
         if self.round_up:
             total = len(self) * self.world_size
             order = (order * math.ceil(total / len(order)))[:total]
-        share = order[self.rank :: self.world_size]
+        share = order[self.rank :: self.world_size][self._skipped :]
+        self._skipped = 0
         return iter([SampleIndex(i, SampleSeed(self.seed, epoch, i)) for i in share])
 
     def __len__(self) -> int:

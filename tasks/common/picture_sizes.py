@@ -1,0 +1,149 @@
+"""The sizes of samples before any transform: as annotations state them, or from a header scan.
+
+A scan opens each file once and reads its header only. What it finds stands in a cache file, keyed
+by path, bytes and time of change, so that the next run reads nothing but that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
+from PIL import Image
+from rich.progress import track
+
+Measured = tuple[float, ...]  # what a size planner's `size_fields` name
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 turn the picture on its side
+_NUM_THREADS = 16  # they wait for the disk most of the time
+# Pillow raises SyntaxError on a broken PNG
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def stated_sizes(records: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> np.ndarray:
+    """[number of records, number of fields] float64: NaN where a record does not say."""
+    rows = [[record.get(field, np.nan) for field in fields] for record in records]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(fields))
+
+
+def picture_size(file: str) -> Measured:
+    """(height, width) as loading will show the picture, its EXIF orientation applied."""
+    with Image.open(file) as picture:  # reads the header only
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def scan(
+    files: Sequence[str],
+    *,
+    measure: Callable[[str], Measured] = picture_size,
+    cache: Path | None = None,
+) -> list[Measured | None]:
+    """What `measure` finds in the header of each file; None, and a line in the log, if it fails.
+
+    On several ranks the first one reads and writes, and tells the others: all have to call this.
+    """
+    if not files:
+        return []
+    found: list[Any] = [None]
+    if is_main_process():
+        found = [_scan([str(file) for file in files], measure, cache)]
+    broadcast_object_list(found)
+    sizes: list[Measured | None] = found[0]
+    if not any(sizes):
+        raise ValueError(
+            f'not one of {len(files)} files can be read, the first is {files[0]}: check data_root '
+            'and data_prefix'
+        )
+    return sizes
+
+
+def default_cache(files: Sequence[str], measure: Callable[[str], Measured]) -> Path:
+    """The cache of what lies in the common folder of `files`, in the user's cache folder."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    key = hashlib.sha256(folder.encode()).hexdigest()[:16]
+    caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return caches / 'navit_backbone' / f'{measure.__name__}_{Path(folder).name}_{key}.json'
+
+
+def _scan(
+    files: list[str], measure: Callable[[str], Measured], cache: Path | None
+) -> list[Measured | None]:
+    """Measures what the cache does not know, and adds it there."""
+    cache = cache or default_cache(files, measure)
+    known = _read(cache)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        states = dict(zip(files, pool.map(_state, files), strict=True))
+        new = [
+            file
+            for file, state in states.items()
+            if state is None or state != known.get(file, [None])[0]
+        ]
+        measured = pool.map(lambda file: _measured(file, measure), new)
+        few = len(new) < 1000  # a moment
+        found = list(track(measured, 'reading sizes', total=len(new), disable=few))
+    fresh = dict(zip(new, found, strict=True))
+    read = {file: [states[file], size] for file, size in fresh.items() if size is not None}
+    if read:
+        _write(cache, known | read)
+    return [fresh[file] if file in fresh else tuple(known[file][1]) for file in files]
+
+
+def _state(file: str) -> list[int] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _measured(file: str, measure: Callable[[str], Measured]) -> Measured | None:
+    try:
+        return measure(file)
+    except UNREADABLE as error:
+        reason = ' '.join(str(error).split())
+        print_log(
+            f'{file}: its size cannot be read, it counts as the largest ({reason})',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
+
+
+def _read(cache: Path) -> dict[str, list[Any]]:
+    """{file: [state, size]}; empty where there is no cache, or a damaged one."""
+    try:
+        content = json.loads(cache.read_text())
+        return {str(file): [list(state), list(size)] for file, (state, size) in content.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        print_log(f'{cache}: not read, sizes are measured anew ({error})', logger='current')
+        return {}
+
+
+def _write(cache: Path, content: dict[str, list[Any]]) -> None:
+    """Whole or not at all, whoever else writes; a folder that refuses is no reason to stop."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
+            aside = Path(folder, cache.name)
+            aside.write_text(json.dumps(content))
+            os.replace(aside, cache)
+    except OSError as error:
+        print_log(
+            f'{cache}: not written, sizes will be measured again next time ({error})',
+            logger='current',
+            level=logging.WARNING,
+        )
