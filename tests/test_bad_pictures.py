@@ -1,6 +1,7 @@
 """Pictures as they come: any kind that can be read gets boxes, any other is named and skipped."""
 
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,11 @@ from PIL import Image
 from test_tools import CONFIG, call
 
 from navit_backbone.tasks.detection.inference import Detector
-from navit_backbone.tools import predict
+from navit_backbone.tools import predict, train
 from navit_backbone.tools.command_line import override, read_config
+
+sys.path.append(str(Path(__file__).parent / 'faults'))
+from broken_pictures import BREAKS, KINDS, command, faults, write_set
 
 CLASSES = ('a', 'b')
 TINY = {
@@ -176,3 +180,22 @@ def test_picture_that_the_model_cannot_take_stops_no_other(tmp_path, monkeypatch
     skipped = {Path(item['file_name']).name: item['reason'] for item in content['skipped']}
     assert skipped.keys() == {'panorama.png', 'tower.png'}
     assert 'does not fit the model (a picture of 1 x 196 patches' in skipped['panorama.png']
+
+
+# --------------------------------------------------------------------------------------------------
+# In training
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_training_on_broken_pictures_ends_and_names_them(workers, tmp_path, monkeypatch, capfd):
+    """tests/faults/broken_pictures.py is the long version."""
+    broken = write_set(tmp_path / 'set', num_pictures=20, num_broken=len(BREAKS))
+    assert set(broken.values()) == set(BREAKS)
+    assert len(KINDS) == len(BREAKS)
+    arguments = command(tmp_path / 'set', tmp_path / 'work', workers=workers)
+    assert call(monkeypatch, train, *arguments) is None
+    log = ''.join(capfd.readouterr())
+    assert faults(broken, log, num_pictures=20) == []
+    first, *others = broken
+    assert faults({key: broken[key] for key in others}, log, num_pictures=20)
+    assert faults(broken, log.replace(f'  {first} (', '  other ('), num_pictures=20)

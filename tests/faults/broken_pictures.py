@@ -1,0 +1,156 @@
+"""Train on a set of which 5 % of the pictures are broken: the run ends, and names just those.
+
+    python tests/faults/broken_pictures.py [--pictures 240] [--workers 0 2] [--work-dir DIR]
+
+Drawings are broken in each way of `BREAKS` in turn; as many others become pictures of the rare
+kinds of `KINDS`, which are as good as any. A tiny detector is trained for one pass with
+tools/train.py. The exit status is 1 where the training does not end well, or where the list at its
+end is not exactly that of the broken ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from navit_backbone.tasks.common.sample_set import write_sample_set
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
+ANNOTATIONS = 'annotations/instances_train.json'
+
+
+def cut(file: Path, image: dict) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def cut_png(file: Path, image: dict) -> None:
+    image['file_name'] = f'{file.stem}.png'
+    Image.open(file).save(file.with_suffix('.png'))
+    cut(file.with_suffix('.png'), image)
+
+
+def state_another_size(file: Path, image: dict) -> None:
+    image['height'] += 7
+
+
+BREAKS: dict[str, Callable[[Path, dict], object]] = {
+    'a JPEG cut in half': cut,
+    'a PNG cut in half': cut_png,
+    'no bytes': lambda file, image: file.write_bytes(b''),
+    'a text of that name': lambda file, image: file.write_text('this is no picture'),
+    'no file': lambda file, image: file.unlink(),
+    'another size in the annotations': state_another_size,
+}
+
+
+def convert(mode: str, suffix: str) -> Callable[[Path, dict], object]:
+    def change(file: Path, image: dict) -> None:
+        image['file_name'] = f'{file.stem}{suffix}'
+        Image.open(file).convert(mode).save(file.with_suffix(suffix))
+
+    return change
+
+
+def deepen(file: Path, image: dict) -> None:
+    image['file_name'] = f'{file.stem}.png'
+    gray = np.asarray(Image.open(file).convert('L'))
+    Image.fromarray(gray.astype(np.uint16) * 257).save(file.with_suffix('.png'))
+
+
+def turn(file: Path, image: dict) -> None:
+    """Store it on its side, with the note how to turn it back."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+
+
+KINDS: dict[str, Callable[[Path, dict], object]] = {
+    'CMYK': convert('CMYK', '.jpg'),
+    'gray': convert('L', '.jpg'),
+    'with alpha': convert('RGBA', '.png'),
+    'of a palette': convert('P', '.png'),
+    'of 16 bits': deepen,
+    'turned by EXIF': turn,
+}
+
+
+def write_set(folder: Path, *, num_pictures: int, num_broken: int) -> dict[str, str]:
+    """A sample set in which pictures are broken, or of rare kinds; the broken ones, and how."""
+    write_sample_set(folder, seed=0, num_pictures=dict(train=num_pictures, val=2))
+    path = folder / ANNOTATIONS
+    content = json.loads(path.read_text())
+    order = np.random.default_rng(0).permutation(num_pictures)[: 2 * num_broken]
+    chosen = [content['images'][i] for i in order]
+    broken = {}
+    for image, (how, change) in zip(chosen[::2], itertools.cycle(BREAKS.items()), strict=False):
+        change(folder / 'train' / image['file_name'], image)
+        broken[str(folder / 'train' / image['file_name'])] = how
+    for image, change in zip(chosen[1::2], itertools.cycle(KINDS.values()), strict=False):
+        change(folder / 'train' / image['file_name'], image)
+    path.write_text(json.dumps(content))
+    return broken
+
+
+def command(folder: Path, work_dir: Path, *, workers: int) -> list[str]:
+    """The arguments of tools/train.py."""
+    options = [
+        f'data_root={folder}',
+        'model.backbone.arch.num_layers=1',
+        'train_cfg.max_epochs=1',
+        f'train_dataloader.num_workers={workers}',
+        f'train_dataloader.persistent_workers={workers > 0}',
+    ]
+    return [str(CONFIG), '--work-dir', str(work_dir), '--cfg-options', *options]
+
+
+def faults(broken: dict[str, str], log: str, *, num_pictures: int) -> list[str]:
+    """How the list at the end of the log differs from what is broken."""
+    listed = re.findall(r'^  (\S+) \(sample \d+\)$', log, flags=re.MULTILINE)
+    found = [f'{file} ({how}) is not named' for file, how in broken.items() if file not in listed]
+    found += [f'{file} is whole, or named twice' for file in listed if file not in broken]
+    if f'{len(broken)} of {num_pictures} samples were bad' not in log:
+        found.append(f'the log does not count {len(broken)} of {num_pictures}')
+    return found
+
+
+def main() -> None:
+    """Train with each number of workers; exit with 1 where anything is amiss."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--pictures', type=int, default=240, help='of which 5 %% are broken')
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+    parser.add_argument('--work-dir', type=Path, help='kept, where given')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.work_dir or Path(temporary)
+        num_broken = round(args.pictures * 0.05)
+        broken = write_set(folder / 'set', num_pictures=args.pictures, num_broken=num_broken)
+        print(f'{len(broken)} of {args.pictures} pictures are broken')
+        amiss = [check(folder, broken, args.pictures, workers) for workers in args.workers]
+    sys.exit(any(amiss))
+
+
+def check(folder: Path, broken: dict[str, str], num_pictures: int, workers: int) -> bool:
+    """Train in a process of its own; whether something was amiss, which is printed."""
+    arguments = command(folder / 'set', folder / f'workers_{workers}', workers=workers)
+    run = [sys.executable, str(ROOT / 'tools/train.py'), *arguments]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    found = faults(broken, done.stdout + done.stderr, num_pictures=num_pictures)
+    if done.returncode:
+        found.append(f'ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}')
+    print(f'{workers} workers:', '; '.join(found) or 'the run ends, and names all and only these')
+    return bool(found)
+
+
+if __name__ == '__main__':
+    main()
