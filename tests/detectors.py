@@ -46,7 +46,7 @@ def stock_detector(config, *, strides=None, channels=32, **backbone):
 
 def narrow(model, channels):
     """Set the widths in a detector's config, its depth, and its numbers of regions and queries."""
-    sizes = dict(num_layers=2, num_queries=20, num_dn_queries=10, num=32)
+    sizes = dict(num_layers=2, num_queries=20, num_dn_queries=10, num=32, max_per_img=20)
     sizes |= dict(embed_dims=channels, num_feats=channels // 2)
     if 'encoder' in model:  # a DETR head's width has a default
         model.bbox_head.embed_dims = channels

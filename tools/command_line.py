@@ -28,7 +28,14 @@ _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required
 _BY_NOW_COPIED = {
     'max_epochs': 'train_cfg.max_epochs',
     'train_pipeline': 'train_dataloader.dataset.pipeline',
+    'jitter': 'train_dataloader.dataset.pipeline',
     'strides': 'model.neck.strides and those of the head',
+    'weights': 'model.backbone.init_cfg.checkpoint',
+    'norm': 'the norm_cfg of each head',
+    'regions': 'model.roi_head.bbox_roi_extractor and mask_roi_extractor',
+    'proposals': 'model.train_cfg.rpn_proposal and model.test_cfg.rpn',
+    'steps_per_epoch': 'train_dataloader.batch_sampler.steps_per_epoch',
+    'num_steps': 'train_cfg.max_epochs and param_scheduler',
 }
 
 

@@ -7,15 +7,23 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='coco/bbox_mAP'),
+    checkpoint=dict(
+        type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
 custom_hooks = [
-    dict(type='ClassCheckHook'),
+    dict(type='AgreementHook'),
+    dict(type='PictureCheckHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='BadSampleHook'),
+    dict(type='ThroughputHook'),
+    dict(type='MemoryErrorHook'),
 ]
+
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
 
 # the seed of the weights, and of every draw of a sample together with its epoch and index
 randomness = dict(seed=0)

@@ -25,7 +25,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=strides[-1],
     ),
-    backbone=dict(arch=dict(num_layers=4)),
+    backbone=dict(arch=dict(num_layers=4), position=dict(max_size=196)),
     neck=dict(
         type='SimpleFeaturePyramid', in_channels=192, out_channels=96, strides=strides, in_stride=16
     ),
@@ -98,9 +98,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=5)
 
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -120,3 +118,4 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(base_batch_size=8)

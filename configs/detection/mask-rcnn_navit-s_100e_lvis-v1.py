@@ -1,0 +1,20 @@
+"""Mask R-CNN on a plain ViT-S from DeiT's weights, LVIS v1. Cost and AP: not measured yet.
+
+What is not the size's stands in mask-rcnn_navit-b_100e_lvis-v1.py.
+
+NAVIT_DATA is the folder that holds `lvis_v1/` and `weights/` (unset: data). The weights are
+deit_small_patch16_224-cd65a155.pth of https://github.com/facebookresearch/deit.
+python tools/train.py configs/detection/mask-rcnn_navit-s_100e_lvis-v1.py --amp
+"""
+
+_base_ = './mask-rcnn_navit-b_100e_lvis-v1.py'
+
+model = dict(
+    backbone=dict(
+        arch=dict(preset='small'),
+        init_cfg=dict(
+            checkpoint='{{$NAVIT_DATA:data}}/weights/deit_small_patch16_224-cd65a155.pth'
+        ),
+    ),
+    neck=dict(in_channels=384),
+)
