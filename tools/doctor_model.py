@@ -7,7 +7,6 @@ sizes depend on these. The strides of the maps are measured, not read from the c
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 
 from navit_backbone.backbone import NaViTBackbone
 from navit_backbone.packing import Size
+from navit_backbone.tasks.common.dataset import seeded_parts
 from navit_backbone.tasks.common.resize import ResizeToTokenBudget, find_planner
+from navit_backbone.tasks.common.shallow import shallow
 from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import MISTAKES, told
 from navit_backbone.tools.doctor_heads import (
@@ -27,7 +28,6 @@ from navit_backbone.tools.doctor_heads import (
     check_strides,
     said,
 )
-from navit_backbone.vit import Arch
 
 
 def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:
@@ -49,22 +49,6 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
     for dataset in list(datasets.values())[:1]:  # all have the same classes
         yield from check_classes(model, cfg, len(dataset.metainfo['classes']))
     yield from check_positions(model, datasets)
-
-
-def shallow(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's config with one block for each map that the backbone gives out, from no file."""
-    model = deepcopy(dict(model))
-    backbone = model.get('backbone')
-    if not isinstance(backbone, Mapping):
-        return model
-    backbone = {**backbone, 'init_cfg': None}
-    if backbone['type'] == 'NaViTBackbone':
-        given = backbone.get('out_indices', -1)
-        depth = len(given) if isinstance(given, Sequence) else 1
-        arch = Arch.of(backbone.get('arch', 'base')).to_dict() | {'num_layers': depth}
-        backbone |= {'arch': arch, 'out_indices': list(range(depth)), 'frozen_stages': -1}
-        backbone.pop('global_attn_indexes', None)
-    return {**model, 'backbone': backbone}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -154,15 +138,21 @@ def check_positions(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[F
 
 
 def longest_side(dataset: Any) -> int | None:
-    """The longest side in pixels that a data set's pictures are given; None where none is known."""
-    planner = find_planner(getattr(getattr(dataset, 'pipeline', None), 'transforms', ()))
-    if not isinstance(planner, ResizeToTokenBudget):
-        return None
-    planner = copy(planner)
-    planner.random = None  # both sides grow with the budget, of which this leaves the largest
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    sizes = {(info['height'], info['width']) for info in infos if 'height' in info}
-    return max((max(planner.target_size(h, w)) for h, w in sizes), default=None)
+    """The longest side in pixels that a data set's pictures may have; None where none is known."""
+    sides = []
+    for part in seeded_parts(dataset):
+        planner = find_planner(part.pipeline.transforms)
+        if planner is not None:
+            largest = ResizeToTokenBudget(  # whatever is drawn: both sides grow with the budget
+                planner.max_tokens,
+                patch_size=planner.patch_size,
+                min_tokens=getattr(planner, 'min_tokens', None),
+                square=getattr(planner, 'square', False),
+            )
+            infos = (part.get_data_info(i) for i in range(len(part)))
+            sizes = {(info['height'], info['width']) for info in infos if 'height' in info}
+            sides += [max(largest.target_size(h, w)) for h, w in sizes]
+    return max(sides, default=None)
 
 
 # --------------------------------------------------------------------------------------------------

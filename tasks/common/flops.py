@@ -1,0 +1,92 @@
+"""FLOPs of a backbone on pictures of given sizes: counted by torch's own counter, nothing computed.
+
+A multiply-add is two FLOPs. Norms, activations, softmax and look-ups count as nothing, and so do
+operators that neither torch nor this file has a formula for. The backward pass has twice as many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from navit_backbone.backbone import NaViTBackbone
+from navit_backbone.packing import Size
+
+Parts = dict[str, int]
+_PRODUCTS = 'attention'  # queries by keys, weights by values
+# The parts of a NaViT, by the names of their modules; what is in none is norms and scales.
+_MODULES = {
+    'patch embedding': r'patch_embed\.\w+',
+    'positions, prefix': r'position|prefix',
+    'attention projections': r'blocks\.\d+\.attn\.(?:qkv|proj)',
+    _PRODUCTS: r'blocks\.\d+\.attn',
+    'MLP': r'blocks\.\d+\.mlp',
+}
+
+
+@register_flop_formula(torch.ops.navit.segment_attention, get_raw=True)
+def _segment_attention(
+    q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor, *_: Any, out_val: Any = None
+) -> int:
+    """Two products of n x n x K per head and segment of n tokens."""
+    _, num_heads, width = q_THK.shape
+    return 4 * num_heads * width * int((lengths**2).sum())
+
+
+def count(run: Callable[[], object]) -> dict[str, int]:
+    """FLOPs of a call, by the names of the modules that it went through; 'Global' is all."""
+    counter = FlopCounterMode(display=False)
+    # the only kernel that the counter knows on every device
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
+    return {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+
+
+class BackboneFlops:
+    """FLOPs of our backbone, by part; the model has shapes alone, as nothing is computed."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        with torch.device('meta'):
+            backbone = MODELS.build({**config, 'init_cfg': None})
+        if not isinstance(backbone, NaViTBackbone):
+            raise ValueError(
+                f'backbone {type(backbone).__name__}: FLOPs are counted of NaViTBackbone alone'
+            )
+        self.backbone = backbone.eval()
+        self._counted = cache(self._count)
+
+    def of(self, sizes: Iterable[Size]) -> Parts:
+        """Of one batch of pictures of these sizes in pixels; padding is not computed."""
+        return self._counted(tuple(sorted(sizes)))
+
+    def _count(self, sizes: Sequence[Size]) -> Parts:
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        canvas = torch.empty(len(sizes), 3, height, width, device='meta')
+        counts = count(lambda: self.backbone(canvas, image_sizes=sizes))
+        start = f'{type(self.backbone).__name__}.vit.'
+        found = {name.removeprefix(start): n for name, n in counts.items()}
+        parts = {
+            part: sum(n for name, n in found.items() if re.fullmatch(modules, name))
+            for part, modules in _MODULES.items()
+        }
+        parts[_PRODUCTS] -= parts['attention projections']  # which it went through as well
+        assert sum(parts.values()) == counts['Global'], 'a part of the backbone is not told'
+        return parts
+
+
+def parameters_of(backbone: nn.Module) -> Parts:
+    """The parameters of our backbone, by the same parts."""
+    parts = dict.fromkeys(_MODULES, 0) | {'norms': 0}
+    owners = {part: modules for part, modules in _MODULES.items() if part != _PRODUCTS}
+    for name, parameter in backbone.vit.named_parameters():  # type: ignore[union-attr]
+        fits = (part for part, modules in owners.items() if re.match(rf'({modules})(\.|$)', name))
+        parts[next(fits, 'norms')] += parameter.numel()
+    return parts
