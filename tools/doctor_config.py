@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def examine_config(cfg: Config) -> Generator[Finding, None, dict[str, Any]]:
             datasets[split] = dataset
             yield check_pictures(f'{split}_dataloader.dataset.data_prefix', dataset)
             yield from check_evaluator(f'{split}_evaluator', cfg, dataset)
-    yield from check_same_classes(datasets)
+    yield from check_classes(datasets)
     yield from check_weights(cfg)
     return datasets
 
@@ -159,17 +160,15 @@ def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
             )
 
 
-def check_same_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether a label means one class in all splits."""
-    classes = {split: list(data.metainfo.get('classes', ())) for split, data in datasets.items()}
-    if len({tuple(names) for names in classes.values()}) > 1:
-        said = '; '.join(f'{split} {names[:8]}' for split, names in classes.items())
-        yield Finding(
-            name='classes',
-            found='',
-            problem=f'the splits disagree in their classes or the order of these: {said}',
-            fix='give all annotation files the same categories in the same order',
-        )
+    from navit_backbone.tasks.detection.agreement import check_same_classes
+
+    for one, other in pairwise(datasets.values()):
+        try:
+            check_same_classes(one, other)
+        except ValueError as error:
+            yield Finding(name='classes', found='', problem=str(error))
 
 
 # --------------------------------------------------------------------------------------------------
