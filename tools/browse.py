@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS
+from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.structures import BaseDataElement
 from rich.progress import track
 
@@ -57,9 +57,8 @@ def browse(args: argparse.Namespace) -> None:
     seed = config.get('randomness', {}).get('seed') or 0 if args.seed is None else args.seed
     sampler = SeededSampler(dataset, shuffle=args.split == 'train', seed=seed)
     sampler.set_epoch(args.epoch)
-    batch_size = min(args.batch_size or loader.get('batch_size', 1), len(dataset))
     num = min(args.num, len(dataset))
-    indices = list(sampler)[: max(num, batch_size)]
+    indices, batch_size = first_samples(loader, sampler, num, args.batch_size)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     samples = []
     for number, index in enumerate(track(indices, description='drawing')):
@@ -71,6 +70,30 @@ def browse(args: argparse.Namespace) -> None:
     images = [shown.image for shown in samples[:batch_size]]
     batch_picture(images, patch_size).save(args.out_dir / 'batch.png')
     report(samples[:num], patch_size, args.out_dir)
+
+
+def first_samples(
+    loader: ConfigDict, sampler: SeededSampler, num: int, batch_size: int | None
+) -> tuple[list[int], int]:
+    """At least `num` samples in the order of training, and how many of them make the first batch.
+
+    Where the config batches by tokens and no `batch_size` is asked for, so does this.
+    """
+    most = loader.get('batch_size', 1)
+    if loader.get('batch_sampler') is None or batch_size is not None:
+        batch_size = min(batch_size or most, len(sampler))
+        return list(sampler)[: max(num, batch_size)], batch_size
+    batches = DATA_SAMPLERS.build(
+        loader.batch_sampler, default_args=dict(sampler=sampler, batch_size=most)
+    )
+    indices: list[int] = []
+    first = 0
+    for batch in batches:
+        indices += batch
+        first = first or len(batch)
+        if len(indices) >= num:
+            break
+    return indices[: max(num, first)], first
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -159,10 +159,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
-        skipped, self._skipped = self._skipped, 0
-        return self._batches(self.sampler.epoch, skipped)
-
-    def _batches(self, epoch: int, skipped: int) -> Iterator[list[SampleIndex]]:
+        # begins with the first batch: a DataLoader with workers asks twice, and uses the second
+        epoch, skipped, self._skipped = self.sampler.epoch, self._skipped, 0
         stream = self._stream_at(epoch)
         ranks = range(self.sampler.world_size)
         for step in range(self.steps_per_epoch):

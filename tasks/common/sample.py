@@ -60,14 +60,14 @@ class SampleIndex(int):
 
 
 @contextmanager
-def seeded(sample_seed: SampleSeed) -> Iterator[None]:
+def seeded(sample_seed: SampleSeed, purpose: str = 'global state') -> Iterator[None]:
     """Seed numpy, random and torch from `sample_seed`; put their states back at the end.
 
     For stock transforms, which draw from global state. Device generators are left alone: no
     transform draws from them.
     """
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    words = sample_seed.generator('global state').integers(2**32, size=3)
+    words = sample_seed.generator(purpose).integers(2**32, size=3)
     np.random.seed(words[0])
     random.seed(int(words[1]))
     # torch.manual_seed would seed the devices too, and in a forked worker must not

@@ -3,6 +3,16 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import agreement, data, lvis, metric, preprocessor, test_time
+from . import agreement, data, lvis, metric, mixed_images, preprocessor, test_time
 
-__all__ = ['agreement', 'backbone', 'common', 'data', 'lvis', 'metric', 'preprocessor', 'test_time']
+__all__ = [
+    'agreement',
+    'backbone',
+    'common',
+    'data',
+    'lvis',
+    'metric',
+    'mixed_images',
+    'preprocessor',
+    'test_time',
+]
