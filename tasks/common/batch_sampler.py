@@ -201,8 +201,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
                 f'the saved batch sampler has the fields {sorted(state)}, not sampler and stream: '
                 'the state is damaged or of another sampler'
             )
-        self._stream().load_state_dict(state['stream'])
         self.sampler.load_state_dict(state['sampler'])
+        self._stream().load_state_dict(state['stream'])
         self._starts = {self.sampler.epoch: state['stream']}
 
     def skip_batches(self, num: int) -> None:
