@@ -268,34 +268,49 @@ def call_of(marker):
     return f"__import__('pathlib').Path({str(marker)!r}).touch()"
 
 
-HOSTILE = {  # where in the config, and what; mmengine, mmcv or mmdet would run each
-    'nms that is evaluated': ('model.test_cfg.nms.type', '{call}'),
-    'any function as a type': ('model.bbox_head.loss_cls', dict(type='pathlib.Path.touch')),
-    'module that a type imports': ('model.neck.type', 'evil.Neck'),
-    'module that a bare type imports': ('model.neck.type', 'evil'),
-    'module that a scope imports': ('model.neck._scope_', 'evil'),
-    'scope of the whole': ('default_scope', 'evil'),
-    'class that evaluates': ('model.bbox_head.bbox_coder',
-                             dict(type='CameraMotionCompensation', warp_mode='{call}')),
-    'detector that opens a config': ('model.teacher_config', 'evil.py'),
-    'transform': ('test_dataloader.dataset.pipeline.0.type', 'evil.Load'),
-    'type that is no name': ('model.neck.type', ['evil']),
+def set_at(cfg, place, value):
+    *parents, last = place.split('.')
+    for part in parents:
+        cfg = cfg[int(part) if isinstance(cfg, list) else part]
+    cfg[last] = value
+
+
+HOSTILE = {  # what is set where; each of these mmengine, mmcv or mmdet would run
+    'nms that is evaluated': {'model.test_cfg.nms.type': '{call}'},
+    'a function as a type': {
+        'model.bbox_head.loss_cls': dict(type='builtins.open', file='{marker}', mode='w')},
+    'module that a type imports': {'model.neck.type': 'evil.Neck'},
+    'module that a bare type imports': {'model.neck.type': 'evil'},
+    'module that a scope imports': {'model.neck._scope_': 'evil'},
+    'scope of the whole': {'default_scope': 'evil'},
+    'class that evaluates': {
+        'model.bbox_head.bbox_coder': dict(type='CameraMotionCompensation', warp_mode='{call}')},
+    'detector that runs a config': {
+        'model.type': 'KnowledgeDistillationSingleStageDetector',
+        'model.teacher_config': '{folder}/evil/utils.py'},
+    'transform': {'test_dataloader.dataset.pipeline.0.type': 'evil.Load'},
+    'transform of a wrong kind': {'test_dataloader.dataset.pipeline.0.type': ['evil']},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('case', HOSTILE)
 def test_config_inside_runs_nothing(case, published, pictures, tmp_path, monkeypatch):
-    place, value = HOSTILE[case]
     marker = tmp_path / 'marker'
     (tmp_path / 'evil').mkdir()
     for name in ('__init__', 'registry', 'utils'):
         (tmp_path / 'evil' / f'{name}.py').write_text(call_of(marker))
+        monkeypatch.delitem(sys.modules, f'evil.{name}', raising=False)
+    monkeypatch.delitem(sys.modules, 'evil', raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    tensors, header = read_safetensors(published)
+    texts = {'{call}': call_of(marker), '{marker}': str(marker), '{folder}': str(tmp_path)}
     cfg = config_of(published)
-    text = json.dumps(value).replace('{call}', call_of(marker))
-    cfg.merge_from_dict({place: json.loads(text)})
+    for place, value in HOSTILE[case].items():
+        text = json.dumps(value)
+        for name, meant in texts.items():
+            text = text.replace(name, meant)
+        set_at(cfg, place, json.loads(text))
     forged = tmp_path / 'forged.safetensors'  # sealed anew: whoever forges can do that
+    tensors, header = read_safetensors(published)
     write_sealed(forged, tensors, header | {'config': json.dumps(cfg.to_dict())})
     arguments = [forged, pictures, '--out-dir', tmp_path / 'a', '--device', 'cpu']
     code = call(monkeypatch, predict, *arguments)
@@ -306,6 +321,7 @@ def test_config_inside_runs_nothing(case, published, pictures, tmp_path, monkeyp
 
 def test_imports_that_a_config_asks_for_are_not_made(published, pictures, tmp_path, monkeypatch):
     (tmp_path / 'evil.py').write_text(call_of(tmp_path / 'marker'))
+    monkeypatch.delitem(sys.modules, 'evil', raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     tensors, header = read_safetensors(published)
     cfg = config_of(published)
