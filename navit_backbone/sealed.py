@@ -41,7 +41,10 @@ def write_sealed(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # as any new file has it: safetensors lets its owner alone read
         save_file({k: t.contiguous() for k, t in tensors.items()}, aside, metadata=header)
+        aside.chmod(mode)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

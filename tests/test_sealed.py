@@ -29,6 +29,8 @@ def test_what_is_written_comes_back(file):
     assert header.items() >= HEADER.items()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert [item.name for item in file.parent.iterdir()] == ['w.safetensors']
+    (file.parent / 'other').touch()
+    assert file.stat().st_mode == (file.parent / 'other').stat().st_mode
 
 
 CHANGES = {
