@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import pickle
 import random
@@ -371,3 +372,38 @@ def test_the_hook_lists_all_bad_samples_at_the_end(mixed, caplog, wrap):
         HOOKS.build(dict(type='BadSampleHook')).after_train(runner)
     assert f'{len(bad)} of {len(dataset)}' in caplog.text
     assert all(name in caplog.text for name in bad)
+
+
+# ---------------------------------------------------------------------------- resuming
+
+
+@given(st.integers(1, 30), st.integers(1, 3), st.integers(0, 3), st.data())
+def test_a_resumed_sampler_issues_the_rest_once_and_then_all(length, world_size, epoch, data):
+    def sampler_of(seed: int) -> sampling.SeededSampler:
+        sampler = sampling.SeededSampler(range(length), seed=seed)
+        sampler.rank, sampler.world_size = world_size - 1, world_size
+        return sampler
+
+    sampler = sampler_of(5)
+    sampler.set_epoch(epoch)
+    whole = [i.sample_seed for i in sampler]
+    resumed = sampler_of(6)
+    resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    consumed = data.draw(st.integers(0, len(sampler)))
+    resumed.skip_samples(consumed)
+    assert len(resumed) == len(sampler) == len(whole)
+    assert [i.sample_seed for i in resumed] == whole[consumed:]
+    assert [i.sample_seed for i in resumed] == whole
+    for wrong in (-1, len(sampler) + 1):
+        with pytest.raises(ValueError, match=f'cannot skip {wrong} of the {len(sampler)}'):
+            resumed.skip_samples(wrong)
+
+
+def test_a_state_of_other_data_is_refused_with_both_values():
+    state = sampling.SeededSampler(range(9), seed=0).state_dict()
+    with pytest.raises(ValueError, match='num_samples=9, this one 10'):
+        sampling.SeededSampler(range(10), seed=0).load_state_dict(state)
+    with pytest.raises(ValueError, match='shuffle=True, this one False'):
+        sampling.SeededSampler(range(9), seed=0, shuffle=False).load_state_dict(state)
+    with pytest.raises(ValueError, match='damaged'):
+        sampling.SeededSampler(range(9), seed=0).load_state_dict({'seed': 1})

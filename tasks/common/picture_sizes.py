@@ -57,7 +57,7 @@ def scan(
         return []
     found: list[Any] = [None]
     if is_main_process():
-        found = [_scan([str(file) for file in files], measure, cache)]
+        found = [_scan([os.path.abspath(file) for file in files], measure, cache)]
     broadcast_object_list(found)
     sizes: list[Measured | None] = found[0]
     if not any(sizes):
