@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.config import ConfigDict
 from PIL import Image
 
 from navit_backbone.tasks.common import pictures
+from navit_backbone.tasks.common.batch_sampler import TokenBudgetBatchSampler
 from navit_backbone.tasks.common.drawings import CLASSES
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import token_budget_size
@@ -179,6 +181,29 @@ def test_browse_draws_the_first_samples_of_training(config, tmp_path):
         math.prod(token_budget_size(h, w, patch_size=14, max_tokens=100)) // 14**2 for w, h in sizes
     ]
     assert f'tokens a sample: {min(tokens)} to {max(tokens)}, mean' in done.stdout
+
+
+def test_the_first_batch_is_that_of_training_by_tokens_too():
+    class Photos(list):
+        max_tokens = 9
+
+        def complete_sizes(self): ...
+
+        def num_tokens(self, index):
+            return 3 + int(index) % 7
+
+    sampler = SeededSampler(Photos(range(20)), seed=4)
+    config = dict(type='TokenBudgetBatchSampler', max_tokens=20)
+    loader = ConfigDict(batch_size=5, batch_sampler=config)
+    batches = list(TokenBudgetBatchSampler(sampler, 5, max_tokens=20))
+    expected = [index for batch in batches for index in batch]
+    for num in (1, 9):
+        indices, first = tool.first_samples(loader, sampler, num, None)
+        assert first == len(batches[0])
+        assert indices == expected[: max(num, first)]
+    plain = list(sampler)
+    assert tool.first_samples(loader, sampler, 3, 4) == (plain[:4], 4)
+    assert tool.first_samples(ConfigDict(batch_size=2), sampler, 3, None) == (plain[:3], 2)
 
 
 @pytest.mark.parametrize(
