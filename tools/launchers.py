@@ -31,6 +31,12 @@ def use_launcher(cfg: Config, args: argparse.Namespace) -> None:
         _start_on_cpu(cfg)
 
 
+def leave_processes() -> None:
+    """Take leave of the others when all is done: gloo's threads may abort a process that ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _start_on_cpu(cfg: Config) -> None:
     """Join the processes before the runner does: mmengine would ask CUDA for a device."""
     if cfg.launcher != 'pytorch':

@@ -21,7 +21,7 @@ from navit_backbone.tools.command_line import (
     run,
     without_pretraining,
 )
-from navit_backbone.tools.launchers import add_launcher_arguments, use_launcher
+from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,6 +69,7 @@ def test(args: argparse.Namespace) -> None:
         dump = METRICS.build(dict(type=kind, out_file_path=str(args.out)))
         runner.test_evaluator.metrics.append(dump)
     figures = runner.test()
+    leave_processes()
     if args.out is not None and args.out.suffix == '.json' and runner.rank == 0:
         content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **figures}
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Train a model.
 
-    python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]]
-    torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
+    python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]] [--auto-scale-lr]
+    tools/dist_train.sh CONFIG GPUS [the same arguments]
 
 `num_classes` follows from the data set. Progress and the time left are logged as it goes; what was
 stopped goes on with --resume.
@@ -10,14 +10,12 @@ stopped goes on with --resume.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
+from navit_backbone.tasks.common.checkpoints import check_whole, find_checkpoint
+from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_base_batch_size
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
@@ -25,6 +23,7 @@ from navit_backbone.tools.command_line import (
     read_config,
     run,
 )
+from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,33 +35,37 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, help='logs and checkpoints (work_dirs/CONFIG)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on CPU too')
     parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the images a step over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
         help='go on from a checkpoint or a folder of them; alone: from the latest in the work dir',
     )
-    launchers = ['none', 'pytorch', 'slurm', 'mpi']
-    parser.add_argument('--launcher', choices=launchers, default='none', help='of many processes')
-    parser.add_argument('--local-rank', '--local_rank', type=int, help=argparse.SUPPRESS)
+    add_launcher_arguments(parser)
     return parser.parse_args()
 
 
 def train(args: argparse.Namespace) -> None:
     """Run the config's training from the beginning to the end."""
     cfg = read_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
     cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
-    if args.local_rank is not None:
-        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.amp:
         use_bfloat16(cfg)
     if args.resume is not None:
-        cfg.resume, cfg.load_from = True, checkpoint_of(args.resume)
-    if args.launcher != 'none' and not torch.cuda.is_available():
-        start_on_cpu(cfg)
+        resume(cfg, args.resume)
+    use_launcher(cfg, args)
     follow_classes(cfg, 'train', 'val')
-    build_runner(cfg).train()
+    base_batch_size = take_base_batch_size(cfg, wanted=args.auto_scale_lr)
+    runner = build_runner(cfg)
+    if base_batch_size is not None:
+        scale_learning_rate(runner, base_batch_size)
+    runner.train()
+    leave_processes()
 
 
 def use_bfloat16(cfg: Config) -> None:
@@ -72,39 +75,34 @@ def use_bfloat16(cfg: Config) -> None:
         cfg.optim_wrapper.pop(key, None)
 
 
-def checkpoint_of(resume: str) -> str | None:
-    """The file to go on from; None lets the runner look into its work dir."""
-    if resume == 'auto':
-        return None
-    path = Path(resume)
-    if not path.is_dir():
-        return resume
-    latest = find_latest_checkpoint(str(path))
-    if latest is None:
-        raise ValueError(f'{path} holds no last_checkpoint: give a checkpoint file')
-    return str(latest)
+def resume(cfg: Config, wish: str) -> None:
+    """Go on from the checkpoint that --resume means; from the beginning where there is none yet."""
+    file = checkpoint_of(wish, Path(cfg.work_dir))
+    cfg.resume = file is not None
+    if file is None:
+        print(f'nothing to resume in {cfg.work_dir} yet: training starts from the beginning')
+    else:
+        cfg.load_from = str(file)
 
 
-def start_on_cpu(cfg: Config) -> None:
-    """Join the processes by gloo; mmengine would ask CUDA for a device."""
-    if cfg.launcher != 'pytorch':
+def checkpoint_of(wish: str, work_dir: Path) -> Path | None:
+    """The file that --resume names, finds in the folder it names, or finds in the work dir."""
+    if wish == 'auto':
+        return find_checkpoint(work_dir) if work_dir.is_dir() else None
+    place = Path(wish)
+    if place.is_dir():
+        file = find_checkpoint(place)
+        if file is None:
+            raise ValueError(
+                f'--resume {place}: the folder holds no checkpoint (epoch_N.pth, iter_N.pth)'
+            )
+        return file
+    if not place.is_file():
         raise ValueError(
-            f'--launcher {cfg.launcher} needs CUDA, and torch finds none: use torchrun and '
-            '--launcher pytorch'
+            f'--resume {place} does not exist: give the path of a checkpoint or of a work dir'
         )
-    if 'RANK' not in os.environ:
-        raise ValueError(
-            '--launcher pytorch without its processes: start them with '
-            'torchrun --nproc_per_node N tools/train.py ...'
-        )
-    dist.init_process_group('gloo')
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    check_whole(place)
+    return place
 
 
 def main() -> None:
