@@ -246,16 +246,28 @@ def short(cfg, **options):
     return cfg
 
 
-def test_a_whole_run_by_mmengine_alone(make):
+@pytest.mark.parametrize(
+    'stem',
+    [
+        'retinanet_navit-ti_20e_sample',
+        'mask-rcnn_navit-ti_100e_coco',
+        'mask-rcnn_navit-ti_100e_lvis-v1',
+    ],
+)
+def test_a_whole_run_by_mmengine_alone(stem, make):
     """Hooks, schedules, checkpoints and evaluation, as under stock scripts."""
-    path = named('retinanet_navit-ti_20e_sample')
-    cfg = short(make(path, classes=tuple('abcde')), **{'model.test_cfg.score_thr': 0.0})
+    cfg = short(make(named(stem), classes=tuple('abcde')))
+    follow_classes(cfg)
+    for test_cfg in (cfg.model.test_cfg, cfg.model.test_cfg.get('rcnn', {})):
+        test_cfg.update(score_thr=0.0)
+    if 'batch_sampler' in cfg.train_dataloader:
+        cfg.train_dataloader.batch_sampler.steps_per_epoch = 2
     runner = Runner.from_cfg(cfg)
     runner.train()
-    work_dir = Path(cfg.work_dir)
+    figure, work_dir = cfg.default_hooks.checkpoint.save_best, Path(cfg.work_dir)
     assert (work_dir / 'epoch_1.pth').is_file()
-    assert 'val/coco/bbox_mAP' in runner.message_hub.log_scalars
-    assert list(work_dir.glob('best_coco_bbox_mAP_epoch_1.pth'))
+    assert f'val/{figure}' in runner.message_hub.log_scalars
+    assert list(work_dir.glob(f'best_{figure.replace("/", "_")}_epoch_1.pth'))
     meta = torch.load(work_dir / 'epoch_1.pth', weights_only=False)['meta']
     assert meta['dataset_meta']['classes'] == tuple('abcde')
 
