@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 from coco_files import write_coco
+from detectors import STRIDES, batch, stock_detector
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.structures import InstanceData
 
 from navit_backbone.tasks.detection import data as data_module
 from navit_backbone.tasks.detection.data import (
@@ -242,6 +245,22 @@ def test_a_palette_has_as_many_different_colours():
         colours = palette(count)
         assert len({*colours}) == count
         assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+@pytest.mark.parametrize('config', STRIDES, ids=lambda config: config.split('/')[0])
+def test_a_batch_of_an_empty_picture_and_a_crowd_can_be_trained_on(config):
+    torch.manual_seed(0)
+    model, data = stock_detector(config), batch([(61, 113), (97, 64)])
+    empty, crowd = data['data_samples']
+    crowd.ignored_instances = InstanceData(bboxes=crowd.gt_instances.bboxes)
+    for sample in (empty, crowd):
+        sample.gt_instances = sample.gt_instances[:0]
+    loss, _ = model.parse_losses(model(**model.data_preprocessor(data, training=True), mode='loss'))
+    loss.backward()
+    assert loss.isfinite()
+    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 # --------------------------------------------------------------------------------------------------
