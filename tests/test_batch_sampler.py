@@ -233,6 +233,19 @@ def test_an_epoch_is_a_function_of_its_number(setup, visited):
         assert [[i.sample_seed[1:] for i in batch] for batch in sampler] == expected[epoch]
 
 
+def test_a_checkpoint_between_two_epochs_costs_no_second_planning():
+    lengths = Lengths(50, 20)
+    sampler = sampler_of(lengths, max_tokens=100, steps_per_epoch=9)
+    planned = []
+    lengths.num_tokens = lambda index: planned.append(index) or Lengths.num_tokens(lengths, index)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        list(sampler)
+        sampler.state_dict()
+    seeds = [index.sample_seed for index in planned]
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_a_state_goes_on_with_more_ranks_where_the_others_stopped():
     lengths, options = Lengths(50, 20), dict(max_tokens=100, steps_per_epoch=4)
     one = sampler_of(lengths, **options)

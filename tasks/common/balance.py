@@ -66,15 +66,14 @@ def _exchange(
     )
     new_dear, new_cheap = tokens(dear) - more, tokens(cheap) + more
     least = min(budget - slack, tokens(dear), tokens(cheap))
-    allowed = (dearer > 0) & (dearer < gap)
-    allowed &= (np.maximum(new_dear, new_cheap) <= budget) & (
+    allowed = (np.maximum(new_dear, new_cheap) <= budget) & (
         np.minimum(new_dear, new_cheap) >= least
     )
     if max_examples is not None:
         allowed &= (len(cheap) + examples <= max_examples) & (len(dear) - examples <= max_examples)
-    if not allowed.any():
-        return None
     left = np.where(allowed, abs(gap - 2 * dearer), gap)
+    if left.min() == gap:
+        return None
     i, j = np.unravel_index(left.argmin(), left.shape)
     choices = [_choices(min(len(row), _CONSIDERED))[0] for row in (dear, cheap)]
     return choices[0][i], choices[1][j]

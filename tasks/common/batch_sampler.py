@@ -183,7 +183,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
             stream.load_state_dict(self._starts[known])
         for _ in range((epoch - known) * self.steps_per_epoch * self.sampler.world_size):
             next(stream)
-        self._starts = {epoch: stream.state_dict()}
+        self._starts = {k: state for k, state in self._starts.items() if k > epoch}
+        self._starts[epoch] = stream.state_dict()
         return stream
 
     # ----------------------------------------------------------------------------------------------
