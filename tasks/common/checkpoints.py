@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import shutil
@@ -109,7 +108,7 @@ def find_checkpoint(folder: Path) -> Path | None:
             faults.append(f'{file} {fault}')
             continue
         for told in faults:
-            print_log(f'{told}: {file} is taken instead', 'current', logging.WARNING)
+            print_log(f'{told}: {file} is taken instead')
         return file
     if faults:
         raise ValueError(
@@ -122,7 +121,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 def _latest_first(folder: Path) -> list[Path]:
     """The checkpoints of a work dir: what `last_checkpoint` names, then the others by time."""
     note = folder / _LAST
-    named = Path(note.read_text().strip()) if note.is_file() else Path()
+    named = Path(note.read_text(errors='replace').strip()) if note.is_file() else Path()
     here = folder / named.name  # where the work dir was moved or copied, the note was not
     last = next((file for file in (here, named) if file.is_file()), None)
     folders = {folder, last.parent} if last else {folder}  # a hook's out_dir may be elsewhere

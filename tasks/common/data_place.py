@@ -58,16 +58,17 @@ def facts_of_run(runner: Runner) -> dict[str, Any]:
     return {
         'processes': get_world_size(),
         'batch size': loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None),
+        'tokens a batch': getattr(loader.batch_sampler, 'max_tokens', None),
         'samples': len(loader.dataset),
         'steps in a pass over the data': len(loader),
-        'seed': runner.seed,
+        'seed': runner._randomness_cfg.get('seed'),  # each rank may have its own from it
     }
 
 
 def changes_of_run(saved: dict[str, Any], runner: Runner) -> str:
     """In words, which facts are others than those saved; a seed only where the config gives one."""
     now = facts_of_run(runner)
-    if runner._randomness_cfg.get('seed') is None:
+    if now['seed'] is None:
         del now['seed']
     changed = [key for key in now if saved.get(key) != now[key]]
     return ', '.join(f'{key}: {saved.get(key)} (now {now[key]})' for key in changed)

@@ -77,7 +77,7 @@ def _shapes_of_training(
     wrapper, schedules = runner.optim_wrapper, checkpoint.get('param_schedulers')
     if isinstance(wrapper, OptimWrapper) and not isinstance(wrapper, OptimWrapperDict):
         groups = checkpoint['optimizer']['param_groups'], wrapper.optimizer.param_groups
-        yield 'an optimizer with', *(', '.join(_RULE & part[0].keys()) for part in groups)
+        yield 'an optimizer with', *(', '.join(sorted(_RULE & part[0].keys())) for part in groups)
         sizes = ([len(group['params']) for group in part] for part in groups)
         yield 'groups of parameters', *(f'{len(part)} ({sum(part)} tensors)' for part in sizes)
     if schedules is not None:

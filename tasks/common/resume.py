@@ -192,6 +192,8 @@ class ExactCheckpointHook(CheckpointHook):
                 f'{name} is of a run with {changes}: training goes on at the start of an epoch, '
                 'but with another order of samples and other random draws than it would have had'
             )
+        elif self._resumed['sampler'] is not None:
+            place_of(runner.train_dataloader).load_state_dict(self._resumed['sampler'])
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -228,12 +230,11 @@ class ExactCheckpointHook(CheckpointHook):
                 f'{type(part).__name__} draws from the generators of its workers, which begin '
                 'anew: same samples, other augmentations. SeededSamples mends it'
             )
-        if state['sampler'] is not None:
-            place_of(loop.dataloader).load_state_dict(state['sampler'])
-            if isinstance(loop, IterBasedTrainLoop):
-                loop.dataloader_iterator._epoch = state['pass']
-                loop.fast_forward_on_resume = True  # leave out mmengine's replay of all batches
+        if state['sampler'] is not None and isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator._epoch = state['pass']
+            loop.fast_forward_on_resume = True  # leave out mmengine's replay of all batches
         restore_generators(state['ranks'][get_rank()])
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # a better score saves it again
         if not state['validated'] and _validation_due(loop, self._num_consumed):
             runner.logger.info('the validation that was cut off comes first')
             runner.val_loop.run()

@@ -1,18 +1,21 @@
 """Kill a training by SIGKILL at random steps, resume it each time, compare all that it did.
 
-    python tests/faults/kill_and_resume.py [--steps 60] [--kills 20] [--workers 0 2] [--seed 0]
+    python tests/faults/kill_and_resume.py [--kills 20] [--steps 63] [--workers 0 2] [--seed 0]
 
 What everything_with_a_state.py describes is trained once undisturbed, and once killed again and
 again; every fourth kill waits for a checkpoint that is being written. The samples, pixels and
 losses of every step, whether trained the first time or again, and the weights at the end have to be
-the same to the last bit; else the exit status is 1.
+the same to the last bit; else the exit status is 1. `--batches tokens`: the same in batches of a
+token budget.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -26,6 +29,7 @@ from step_log import FILE
 from navit_backbone.tasks.common.sample_set import write_sample_set
 
 HERE = Path(__file__).resolve().parent
+CONFIGS = {'size': 'everything_with_a_state.py', 'tokens': 'everything_by_tokens.py'}
 STEPS_PER_EPOCH = 7
 PATIENCE = 300  # seconds for what takes one or two
 
@@ -42,11 +46,10 @@ class Kill:
 class Training:
     """`tools/train.py --resume` in a process of its own, and the log of its steps."""
 
-    def __init__(self, work_dir: Path, options: list[str]) -> None:
-        config = HERE / 'everything_with_a_state.py'
+    def __init__(self, config: Path, work_dir: Path, options: list[str]) -> None:
         self.command = ['train.py', str(config), '--work-dir', str(work_dir), '--resume']
         self.command += ['--cfg-options', *options]
-        self.work_dir = work_dir
+        self.work_dir, self.output = work_dir, work_dir.with_suffix('.txt')
 
     def steps(self) -> list[tuple[int | str, dict]]:
         """All steps so far, those that were trained again too."""
@@ -55,15 +58,14 @@ class Training:
 
     def finish(self) -> None:
         """Train to the end."""
-        process = _start(self.command)
+        process = _start(self.command, self.output)
         process.join(PATIENCE)
         if process.exitcode != 0:
-            process.kill()
-            raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}')
+            self._give_up(process)
 
     def run_until(self, kill: Kill) -> bool:
         """Train, and kill it there; whether a write was cut off."""
-        known, process = len(self.steps()), _start(self.command)
+        known, process = len(self.steps()), _start(self.command, self.output)
         self._wait(process, lambda: any(step >= kill.step for step, _ in self.steps()[known:]))
         if kill.in_write:
             self._wait(process, lambda: any(self.work_dir.glob('*.pth.part')))
@@ -76,26 +78,32 @@ class Training:
         end = time.monotonic() + PATIENCE
         while not seen():
             if process.exitcode is not None or time.monotonic() > end:
-                raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}')
+                self._give_up(process)
             time.sleep(0.0005)
 
+    def _give_up(self, process: multiprocessing.Process) -> None:
+        process.kill()
+        said = '\n'.join(self.output.read_text().splitlines()[-30:])
+        raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}:\n{said}')
 
-def _start(command: list[str]) -> multiprocessing.Process:
+
+def _start(command: list[str], output: Path) -> multiprocessing.Process:
     """A new process, from a server that imported everything once and did nothing else."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['navit_backbone.tools.train', 'mmdet.apis', 'step_log'])
-    process = context.Process(target=_train, args=(command,))
+    process = context.Process(target=_train, args=(command, output))
     process.start()
     return process
 
 
-def _train(command: list[str]) -> None:
+def _train(command: list[str], output: Path) -> None:
     from navit_backbone.tools import train
 
+    with output.open('a') as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
     sys.argv = command
-    with open(Path(command[3]).with_suffix('.txt'), 'a', buffering=1) as sys.stdout:
-        sys.stderr = sys.stdout
-        train.main()
+    train.main()
 
 
 def differences(expected: list, found: list) -> list[str]:
@@ -110,28 +118,31 @@ def differences(expected: list, found: list) -> list[str]:
     ]
 
 
-def compare(folder: Path, *, workers: int, steps: int, kills: list[Kill]) -> list[str]:
+def compare(
+    folder: Path, *, batches: str, workers: int, steps: int, kills: list[Kill]
+) -> list[str]:
     """Train with and without kills; the differences."""
+    name, config = f'batches by {batches}, {workers} workers', HERE / CONFIGS[batches]
     write_sample_set(folder / 'set', seed=0, num_pictures=dict(train=20, val=2))
     options = [f'data_root={folder}/set', f'train_cfg.max_epochs={steps // STEPS_PER_EPOCH}']
     for loader in ('train_dataloader', 'val_dataloader'):
         options.append(f'{loader}.num_workers={workers}')
         options.append(f'{loader}.persistent_workers={workers > 0}')
-    undisturbed = Training(folder / f'undisturbed-{workers}', options)
+    undisturbed = Training(config, folder / f'{name}, undisturbed', options)
     undisturbed.finish()
-    killed = Training(folder / f'killed-{workers}', options)
+    killed = Training(config, folder / f'{name}, killed', options)
     for number, kill in enumerate(kills, start=1):
         cut_off = killed.run_until(kill)
         before = max((step for step, _ in killed.steps()), default=0)
         print(
-            f'{workers} workers: kill {number} of {len(kills)} after step {before}'
+            f'{name}: kill {number} of {len(kills)} after step {before}'
             f'{", amid a write" if cut_off else ""}',
             flush=True,
         )
     killed.finish()
     expected, found = undisturbed.steps(), killed.steps()
     again = len(found) - len(expected)
-    print(f'{workers} workers: {len(expected) - 1} steps, {again} of them trained again')
+    print(f'{name}: {len(expected) - 1} steps, {again} of them trained again')
     return differences(expected, found)
 
 
@@ -152,6 +163,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--steps', type=int, default=63, help=f'a multiple of {STEPS_PER_EPOCH}')
     parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--batches', choices=CONFIGS, nargs='+', default=['size'])
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     parser.add_argument('--seed', type=int, default=0, help='of the steps to kill at')
     args = parser.parse_args()
@@ -165,8 +177,9 @@ def main() -> int:
     args, found = parse_args(), []
     kills = random_kills(args.kills, steps=args.steps, seed=args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        for workers in args.workers:
-            found += compare(Path(folder), workers=workers, steps=args.steps, kills=kills)
+        for batches, workers in itertools.product(args.batches, args.workers):
+            options = dict(batches=batches, workers=workers, steps=args.steps, kills=kills)
+            found += compare(Path(folder), **options)
     print('\n'.join(found) or 'every batch, every loss and all weights are the same')
     return 1 if found else 0
 
