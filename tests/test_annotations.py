@@ -128,6 +128,7 @@ def test_ids_of_coco128_are_legal(data_root):
     ('fields', 'reason'),
     [
         (dict(bbox=[10, 10, 0, 20]), 'less than 1 pixel wide or high'),
+        (dict(bbox=[10, 10, 20, 0.9]), 'less than 1 pixel wide or high'),
         (dict(bbox=[50, 50, -20, 20]), 'less than 1 pixel wide or high'),
         (dict(bbox=[-30, 0, 30, 20]), 'outside the picture'),
         (dict(bbox=[0, 97, 30, 20]), 'outside the picture'),

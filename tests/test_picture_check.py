@@ -135,6 +135,9 @@ def test_the_hook_looks_at_training_data_loosely_and_at_an_evaluation_once(root,
     for when in (hook.before_train, hook.before_val, hook.before_test):
         with pytest.raises(ValueError, match='1 of the 4 pictures'):
             when(runner)
+    lost = SimpleNamespace(dataset=build(root, data_prefix=dict(img='elsewhere/')))
+    with pytest.raises(ValueError, match='none of the 4 pictures'):
+        hook.before_train(SimpleNamespace(train_dataloader=lost, val_loop=None))
     monkeypatch.setattr(picture_check, 'require_all', lambda _: looked.append(1))
     looked, hook = [], HOOKS.build(dict(type='PictureCheckHook'))
     for when in (hook.before_train, hook.before_val, hook.before_val):
