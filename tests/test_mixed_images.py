@@ -65,6 +65,21 @@ def test_a_sample_depends_on_its_seed_alone(dataset):
     assert not same(first, dataset[SampleIndex(2, (8, 1, 2))])
 
 
+def test_the_pictures_joined_to_a_sample_draw_anew_each_time(dataset, monkeypatch):
+    seeds = []
+    run = type(dataset.dataset)._run_pipeline
+
+    def watched(self, index, seed, cap):
+        seeds.append(seed)
+        return run(self, index, seed, cap)
+
+    monkeypatch.setattr(type(dataset.dataset), '_run_pipeline', watched)
+    for epoch in range(3):
+        dataset[SampleIndex(2, (7, epoch, 2))]
+    assert len(seeds) == 3 * (1 + 3 + 1), 'the sample, three for the mosaic, one to mix in'
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_batches_by_tokens_keep_their_budget_whatever_the_workers(dataset):
     seen = []
     for num_workers in (0, 1):
