@@ -1,5 +1,6 @@
 """FLOPs: those that torch counts of plain attention, over the sizes that the loader will give."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from coco_files import SIZES, write_data_of
-from detectors import ARCH, FASTER_RCNN, MASK_RCNN, RETINANET, STOCK, STRIDES, narrow
+from detectors import ARCH, DINO, MASK_RCNN, RETINANET, STOCK, STRIDES, narrow
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -70,7 +71,7 @@ MODELS_OF = {
 }
 
 
-@pytest.mark.parametrize('sizes', [ODD_SIZES, ODD_SIZES[:1], [(61, 53)] * 3], ids=len)
+@pytest.mark.parametrize('sizes', [ODD_SIZES, [(61, 53)] * 2], ids=len)
 @pytest.mark.parametrize('name', MODELS_OF)
 def test_flops_are_those_that_torch_counts_of_plain_attention(name, sizes, counted):
     options = {'arch': ARCH, **MODELS_OF[name]}
@@ -127,7 +128,7 @@ def detector(kind):
     return model
 
 
-@pytest.mark.parametrize('kind', [RETINANET, FASTER_RCNN, MASK_RCNN])
+@pytest.mark.parametrize('kind', [RETINANET, MASK_RCNN, DINO])
 def test_neck_and_head_on_a_canvas_are_what_the_whole_detector_has(kind):
     canvas = (256, 640)
     torch.manual_seed(0)
@@ -153,6 +154,12 @@ def test_neck_and_head_on_a_canvas_are_what_the_whole_detector_has(kind):
 # Over a data set
 
 
+@pytest.fixture(autouse=True)
+def _without_garbage_collection(monkeypatch):
+    """A data set of mmengine collects all garbage when it is built, which is most of its time."""
+    monkeypatch.setattr(gc, 'collect', int)
+
+
 @pytest.fixture
 def config(tmp_path):
     """A config of few channels and its data, four pictures of prime sides."""
@@ -166,14 +173,23 @@ def config(tmp_path):
     return cfg
 
 
+def head_flops(model, known={}):  # noqa: B006  one model serves most tests
+    key = json.dumps(model.to_dict(), sort_keys=True)
+    if key not in known:
+        known[key] = HeadFlops(model)
+    return known[key]
+
+
 @pytest.fixture
 def flops(config, tmp_path, monkeypatch, capsys):
     """Runs the tool; gives what it writes and prints."""
 
+    monkeypatch.setattr('navit_backbone.tasks.detection.flops.HeadFlops', head_flops)
+
     def flops(*arguments, status=None):
-        (tmp_path / 'config.py').write_text(config.pretty_text)
+        (tmp_path / 'config.json').write_text(json.dumps(config.to_dict()))
         out = tmp_path / 'flops' / 'out.json'
-        command = ['get_flops', tmp_path / 'config.py', '--out', out, *arguments]
+        command = ['get_flops', tmp_path / 'config.json', '--out', out, *arguments]
         monkeypatch.setattr(sys, 'argv', [str(item) for item in command])
         with pytest.raises(SystemExit) as stopped:
             get_flops.main()
@@ -197,7 +213,7 @@ def test_sizes_are_those_that_the_pipeline_plans(config, flops):
     assert content['tokens']['mean'] == np.mean(tokens)
     assert content['tokens']['max'] == max(tokens)
     assert content['tokens']['median'] == np.median(tokens)
-    backbone, head = BackboneFlops(config.model.backbone), HeadFlops(config.model)
+    backbone, head = BackboneFlops(config.model.backbone), head_flops(config.model)
     alone = [
         sum(backbone.of([size]).values()) + sum(head.of(whole(config, size)).values())
         for size in planned

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.tasks.common.resize import find_planner
@@ -31,7 +32,7 @@ def examine_config(cfg: Config) -> Generator[Finding, None, dict[str, Any]]:
         if loader is None or (split == 'test' and loader == cfg.get('val_dataloader')):
             continue
         yield from check_pipeline(f'{split}_dataloader.dataset', loader.dataset, cfg)
-        dataset, finding = read_dataset(f'{split}_dataloader.dataset', loader.dataset)
+        dataset, finding = read_loader(f'{split}_dataloader', loader)
         yield finding
         if dataset is not None:
             datasets[split] = dataset
@@ -103,7 +104,7 @@ def planner_faults(
     """What is wrong with the transform that decides sizes, with the ways out."""
     try:
         planner = find_planner(Compose(list(transforms)).transforms)
-    except MISTAKES:  # the data set, which builds them too, tells
+    except MISTAKES:  # the loader, whose data set builds them too, tells
         return []
     if planner is None or backbone.get('type') != 'NaViTBackbone':
         return []
@@ -118,11 +119,10 @@ def planner_faults(
 # Data
 
 
-def read_dataset(key: str, config: Mapping[str, Any]) -> tuple[Any, Finding]:
-    """The data set, read whole; None where it cannot be."""
+def read_loader(key: str, config: Mapping[str, Any]) -> tuple[Any, Finding]:
+    """A loader's data set, read whole, and samplers that take it; None where that fails."""
     try:
-        dataset = DATASETS.build(config)
-        dataset.full_init()
+        dataset = Runner.build_dataloader(config, seed=0).dataset
     except MISTAKES as error:
         return None, Finding(name=key, found='', problem=told(error))
     classes = dataset.metainfo.get('classes', ())
