@@ -53,7 +53,7 @@ test_dataloader = dict(num_workers=0, persistent_workers=False)
 
 
 def test_gradients_are_those_of_one_process_or_the_mean_of_the_shares():
-    result = compare(['backbone and pyramid', 'FCOS', 'RetinaNet'])
+    result = compare(['backbone and pyramid', 'FCOS', 'RetinaNet'], ['1 + 3'])
     assert all(item.holds for item in result.values()), result
     assert [name for name in result if not HEADS[name].synced] == ['RetinaNet']
 
@@ -75,13 +75,14 @@ def run_script(name, *arguments):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
 
 
 def run_here(tool, *arguments):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
-        tool.main()
+        with pytest.raises(SystemExit) as caught:
+            tool.main()
     assert caught.value.code is None
 
 
@@ -106,7 +107,7 @@ def test_weights_are_those_of_one_process_with_as_large_a_batch(folder):
     one, two = (read_checkpoint(folder / name / 'epoch_1.pth') for name in ('one', 'two'))
     assert one['meta']['iter'] == two['meta']['iter'] == 2
     for key, weight in one['state_dict'].items():
-        torch.testing.assert_close(two['state_dict'][key], weight, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(two['state_dict'][key], weight, rtol=1e-6, atol=1e-7)
 
 
 def scalars(folder, name):

@@ -32,8 +32,9 @@ def use_launcher(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def leave_processes() -> None:
-    """Take leave of the others when all is done: gloo's threads may abort a process that ends."""
+    """Wait for the others when all is done: one that ends while they talk may abort them."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
