@@ -95,6 +95,15 @@ def test_rounded_scores_are_ranked_as_cocoeval_ranks_them(tmp_path):
     np.testing.assert_allclose(ours, coco_eval(content, found), rtol=0, atol=1e-12)
 
 
+def test_ids_of_boxes_may_start_at_0_and_iscrowd_be_absent(tmp_path):
+    content, _ = random_set(np.random.default_rng(3))
+    plain = [dict(box, id=i) for i, box in enumerate(content['annotations'])]
+    plain = [{key: box[key] for key in box if key != 'iscrowd'} for box in plain]
+    truth = truth_of(dict(content, annotations=plain), tmp_path)
+    (statistic,) = truth.match([dict(box, score=0.5) for box in plain])
+    np.testing.assert_allclose(statistic(np.ones((1, 9), dtype=int)), 1, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize('seed', range(4))
 def test_counts_are_photos_that_stand_in_the_set_so_often(seed, tmp_path):
     random = np.random.default_rng(seed)

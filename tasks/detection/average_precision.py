@@ -117,7 +117,9 @@ class Truth:
         self.categories = [item for item in content['categories'] if item['name'] in classes]
         ids = {item['id'] for item in self.categories}
         self.boxes: list[dict[str, Any]] = [
-            item for item in content.get('annotations', []) if item['category_id'] in ids
+            dict(iscrowd=0) | item | dict(id=number)  # for COCOeval a box of id 0 is never found
+            for number, item in enumerate(content.get('annotations', []), start=1)
+            if item['category_id'] in ids
         ]
         sizes = {item['id']: item['height'] * item['width'] for item in self.images}
         self._pixels: dict[int, int] = sizes
