@@ -77,8 +77,8 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
         if not left:
             raise ValueError(
                 f'{self.ann_file}: none of its {len(self.data_list)} pictures is left, as '
-                f'filter_cfg={self.filter_cfg} asks for boxes of {list(self.metainfo["classes"])} '
-                'and for a size: correct the file, or set filter_cfg=dict(filter_empty_gt=False)'
+                f'filter_cfg={self.filter_cfg} asks for a size and for boxes of '
+                f'{_few(self.metainfo["classes"])}: correct the file, or set filter_empty_gt=False'
             )
         return left
 
