@@ -43,7 +43,6 @@ from torch.utils.data import DataLoader
 from navit_backbone.tasks.common.sample import SampleIndex
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / os.environ.get('NAVIT_DATA', '../shared/data')
 FAMILIES = ('faster-rcnn', 'mask-rcnn', 'cascade-mask-rcnn', 'retinanet', 'fcos', 'dino')
 NARROWER = {256: 128, 1024: 512, 2048: 512, 128: 64}  # widths of the heads
 FEWER = dict(num_layers=3, num_queries=100, num_dn_queries=20, num=128)
@@ -58,9 +57,16 @@ RECIPE = dict(
 )
 
 
+def data_folder() -> Path:
+    """The folder that holds coco128/ and weights/."""
+    return ROOT / os.environ.get('NAVIT_DATA', '../shared/data')
+
+
 def write_photos(file: Path, count: int | None) -> None:
     """The annotations of the first photos that have any; a mask for each box."""
-    content = json.loads((DATA / 'coco128/annotations/instances_train2017.json').read_text())
+    content = json.loads(
+        (data_folder() / 'coco128/annotations/instances_train2017.json').read_text()
+    )
     for item in content['annotations']:
         x, y, w, h = item['bbox']
         item['segmentation'] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -76,7 +82,7 @@ def config_of(family: str) -> Config:
     (path,) = (ROOT / 'configs/detection').glob(f'{family}_navit-ti_*_coco.py')
     cfg = Config.fromfile(path)
     backbone = cfg.model.pop('backbone')
-    backbone.init_cfg.checkpoint = str(DATA / 'weights/deit_tiny_patch16_224.pt')
+    backbone.init_cfg.checkpoint = str(data_folder() / 'weights/deit_tiny_patch16_224.pt')
     narrow(cfg.model)
     if family == 'dino':  # a width that has a default
         cfg.model.bbox_head.embed_dims = 128
@@ -103,7 +109,7 @@ def loader_of(cfg: Config, file: Path, *, mixed: bool) -> DataLoader:
     dataset = dict(
         type='NaViTCocoDataset',
         ann_file=str(file),
-        data_prefix=dict(img=str(DATA / 'coco128/images/train2017')),
+        data_prefix=dict(img=str(data_folder() / 'coco128/images/train2017')),
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask='mask' in file.stem),
