@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import Compose
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from navit_backbone.tasks.common.memory_errors import BatchMemoryError, MemoryErrorHook
+from navit_backbone.tasks.common.memory_errors import BatchMemoryError, MemoryErrorHook, _limits
+from navit_backbone.tasks.common.resize import ResizeToTokenBudget
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tools import train
 from navit_backbone.vit import NaViT
@@ -111,6 +114,16 @@ def test_other_errors_are_left_alone(mode, tmp_path):
     with pytest.raises(RuntimeError, match='shapes do not match') as caught:
         run(mode, tmp_path, other_failure)
     assert caught.type is RuntimeError
+
+
+def test_the_budget_of_a_batch_is_named_too():
+    class Budgeted:
+        max_tokens, batch_size = 900, 32
+
+    data = SimpleNamespace(dataset=SimpleNamespace(pipeline=Compose([ResizeToTokenBudget(49)])))
+    found = list(_limits('train', SimpleNamespace(batch_sampler=Budgeted(), dataset=data)))
+    limits = ['Budgeted(max_tokens=900)', 'ResizeToTokenBudget(max_tokens=49)']
+    assert found == [*limits, 'train_dataloader.batch_size=32']
 
 
 def test_a_user_is_told_in_a_sentence_with_the_budget(tmp_path, monkeypatch):
