@@ -127,7 +127,7 @@ def losses_of(model: nn.Module, loader: DataLoader, steps: int, what: str) -> It
     wrapper = build_optim_wrapper(model.train(), RECIPE)
     warmup = torch.optim.lr_scheduler.LinearLR(wrapper.optimizer, 0.01, total_iters=WARMUP)
     for _, batch in zip(track(range(steps), what), endless(loader), strict=False):
-        yield float(model.train_step(batch, wrapper)['loss'])
+        yield model.train_step(batch, wrapper)['loss'].item()
         warmup.step()
 
 
