@@ -28,7 +28,7 @@ from navit_backbone.tasks.common.dataset import SeededSamples
 from navit_backbone.tasks.common.generators import generator_states, restore_generators
 
 sys.path.insert(0, str(Path(__file__).parent / 'faults'))
-from kill_and_resume import Kill, compare
+from kill_and_resume import Kill, compare, differences
 
 NUM_SAMPLES, BATCH_SIZE, NUM_EPOCHS = 11, 2, 3
 STEPS_PER_EPOCH = 6
@@ -309,6 +309,9 @@ def test_what_others_saved_is_told(tmp_path, capsys):
     with pytest.raises(ValueError, match=rf'{best.name} holds no state of the optimizer'):
         train(tmp_path, {}, resume=True, load_from=str(best), hook=EVERY_EPOCH)
     content = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)
+    torch.save(content | dict(exact_resume={}), tmp_path / 'epoch_2.pth')
+    with pytest.raises(ValueError, match=r'epoch_2.pth is damaged: its exact_resume'):
+        train(tmp_path, {}, resume=True, load_from=str(tmp_path / 'epoch_2.pth'), hook=EVERY_EPOCH)
     del content['exact_resume']
     torch.save(content, tmp_path / 'epoch_2.pth')
     train(tmp_path, {}, resume=True, load_from=str(tmp_path / 'epoch_2.pth'), hook=EVERY_EPOCH)
@@ -366,3 +369,14 @@ def test_generators_go_on_where_they_were(tmp_path):
 def test_killed_twice_a_detector_is_trained_the_same(tmp_path):
     kills = [Kill(4), Kill(7, in_write=True)]
     assert compare(tmp_path, batches='tokens', workers=2, steps=14, kills=kills) == []
+
+
+def test_comparison_of_logs_sees_every_difference():
+    expected = [(step, dict(loss=f'{step}', samples=[step])) for step in (1, 2, 3)]
+    assert differences(expected, [expected[0], *expected]) == []
+    other = (2, dict(loss='2', samples=[7]))
+    assert differences(expected, [*expected, other]) == ['2: samples is [7], not [2]']
+    assert differences(expected, [expected[0], other]) == [
+        '3: never reached',
+        '2: samples is [7], not [2]',
+    ]
