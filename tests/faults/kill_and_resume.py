@@ -54,7 +54,10 @@ class Training:
     def steps(self) -> list[tuple[int | str, dict]]:
         """All steps so far, those that were trained again too."""
         log = self.work_dir / FILE
-        return [tuple(json.loads(line)) for line in log.open()] if log.is_file() else []
+        *lines, _ = (
+            log.read_text().split('\n') if log.is_file() else ['']
+        )  # the last may be growing
+        return [tuple(json.loads(line)) for line in lines]
 
     def finish(self) -> None:
         """Train to the end."""
