@@ -1,72 +1,70 @@
-"""docs/adopt.md: its five lines, applied to mmdet's own config, give a detector that trains."""
+"""docs/adopt.md: its diffs, applied to mmdet's own configs, give detectors that train."""
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-import torch
-from detectors import RETINANET, STOCK, batch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from sweep.adopt_page import PAGE, diffs
+from sweep.adoption import adopted
+from sweep.one_step import one_step
+from sweep.stock_configs import STOCK, pictures, shrink
 
-DOC = Path(__file__).resolve().parents[1] / 'docs/adopt.md'
-
-
-def documented_diff():
-    """The lines of the document's diff, without its header."""
-    text = re.search(r'```diff\n@@[^\n]*\n(.*?)```', DOC.read_text(), re.DOTALL)[1]
-    return text.splitlines()
-
-
-def apply(diff, source):
-    """`source` with a unified diff of one hunk applied; its context must stand there once."""
-    before = '\n'.join(line[1:] for line in diff if line[0] in ' -')
-    after = '\n'.join(line[1:] for line in diff if line[0] in ' +')
-    assert source.count(before) == 1, f'the context of the diff is not in {RETINANET}'
-    return source.replace(before, after)
+every_diff = pytest.mark.parametrize('diff', diffs(), ids=lambda diff: diff.config.split('/')[0])
+OURS = ('data_preprocessor', 'backbone', 'neck')
 
 
 @pytest.fixture
-def cfg(tmp_path):
-    """mmdet's config with the diff applied, at tiny depth."""
-    shutil.copytree(STOCK / '_base_', tmp_path / '_base_')
-    shutil.copytree(STOCK / 'retinanet', tmp_path / 'retinanet')
-    path = tmp_path / RETINANET
-    path.write_text(apply(documented_diff(), path.read_text()))
-    cfg = Config.fromfile(path)
-    init_default_scope('mmdet')
+def apply(tmp_path):
+    """mmdet's config with a diff, beside those that it is based on."""
+
+    def apply(diff):
+        folder = diff.config.split('/')[0]
+        for name in {'_base_', 'faster_rcnn', 'retinanet', folder}:
+            shutil.copytree(STOCK / name, tmp_path / name)
+        path = tmp_path / diff.config
+        path.write_text(diff.applied())
+        init_default_scope('mmdet')
+        return Config.fromfile(path)
+
+    return apply
+
+
+def test_one_stage_two_stages_and_detr_need_five_lines():
+    """Each in front of the page, nothing taken away."""
+    first = [[line[0] for line in diff.lines] for diff in diffs()[:3]]
+    assert first == [[' '] * 3 + ['+'] * 5] * 3
+    names = [diff.config.split('/')[0] for diff in diffs()]
+    assert names == ['retinanet', 'mask_rcnn', 'dino', 'pafpn', 'mask2former', 'fcos']
+
+
+@every_diff
+def test_the_sweep_applies_what_the_page_says(diff, apply):
+    """And nothing else of the model changes, but for norms."""
+    stock = Config.fromfile(STOCK / diff.config)
+    text = adopted(stock.model.to_dict(), arch='small', width=384, imports=[])
+    swept = Config.fromstring(f'_base_ = {str(STOCK / diff.config)!r}\n{text}', '.py').model
+    model = apply(diff).model
+    if diff.config.startswith('fcos'):
+        assert model.bbox_head.pop('norm_cfg').type == 'LayerNorm2d'
+    assert model.to_dict() == swept.to_dict()
+    assert {key for key in model if model[key] != stock.model.get(key)} <= {*OURS, 'panoptic_head'}
+
+
+@every_diff
+def test_a_training_step_and_a_prediction(diff, apply):
+    cfg = apply(diff)
     cfg.model.backbone.arch = dict(preset=cfg.model.backbone.arch, num_layers=2)
-    cfg.model.backbone.init_cfg = None
-    return cfg
+    one_step(shrink(cfg.model), pictures(cfg))
 
 
-def test_the_diff_adds_five_lines_and_takes_none():
-    assert [line[0] for line in documented_diff()] == [' '] * 3 + ['+'] * 5
-
-
-def test_a_loss_and_a_predict_step(cfg):
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
-    seen = []
-    model.neck.register_forward_hook(lambda *parts: seen.append(parts[2][0].image_sizes))
-    losses = model.train_step(batch([(96, 70), (61, 113)]), wrapper)
-    assert all(value.isfinite() for value in losses.values())
-    with torch.no_grad():
-        results = model.eval().test_step(batch([(96, 70), (61, 113)]))
-    assert seen == [[(96, 70), (61, 113)]] * 2
-    assert all(result.pred_instances.bboxes.isfinite().all() for result in results)
-
-
-def test_what_the_document_names_is_there(cfg):
-    """Its further settings build too; strides and divisor are those of the stock head."""
-    strides = cfg.model.bbox_head.anchor_generator.strides
-    assert cfg.model.neck.strides == strides
-    assert cfg.model.data_preprocessor.pad_size_divisor == strides[-1]
-    text = re.search(r'```python\n(.*?)```', DOC.read_text(), re.DOTALL)[1]
+def test_further_settings_build_too(apply):
+    """The optimizer that the page proposes gives lower layers smaller rates."""
+    cfg = apply(diffs()[0])
+    cfg.model.backbone.arch = dict(preset='small', num_layers=2)
+    text = re.search(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)[1]
     options = Config.fromstring(re.sub(r'(?m)^  ', '', text), '.py').optim_wrapper
     assert options.pop('_delete_')  # of the stock settings, when merged
     model = MODELS.build(cfg.model)
