@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,11 +21,3 @@ def data_root() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker('cuda') and not torch.cuda.is_available():
         pytest.skip('torch finds no CUDA device')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def own_logger():
-    """A file of tests has a logger of its own: mmengine's are one a process, level included."""
-    MMLogger._instance_dict.clear()
-    yield
-    MMLogger._instance_dict.clear()

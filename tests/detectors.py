@@ -41,7 +41,9 @@ def stock_detector(config, *, strides=None, channels=32, **backbone):
     model.neck = dict(
         type='SimpleFeaturePyramid', in_channels=24, out_channels=channels, strides=strides
     )
-    return MODELS.build(model)
+    detector = MODELS.build(model)
+    detector.init_weights()  # before it, DINO's level embedding is whatever the memory held
+    return detector
 
 
 def narrow(model, channels):

@@ -138,6 +138,7 @@ def check_prediction(found):
 def test_pictures_without_boxes_train_too(head, share, make):
     (path,) = (path for path in CONFIGS if path.match(f'{head}_navit-ti_*_coco.py'))
     model = MODELS.build(make(path).model).train()
+    model.init_weights()
     data = batch([(96, 70), (61, 113)])
     for sample in data['data_samples'][: None if share == 'all' else 1]:
         sample.gt_instances = sample.gt_instances[:0]

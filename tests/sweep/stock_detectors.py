@@ -73,7 +73,6 @@ def main() -> None:
     parser.add_argument('--timeout', type=float, default=300, help='seconds for one model')
     args = parser.parse_args()
     os.chdir(STOCK.parent)  # where teachers' configs are looked for
-    logging.disable(logging.WARNING)
     record = Record(args.out.absolute())
     if args.retry_failed:
         record.forget_failures()
@@ -142,6 +141,7 @@ def in_a_process(model: ConfigDict, wanted: Pictures, *, seconds: float) -> Resu
 def _try(sender: Connection, model: ConfigDict, wanted: Pictures) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
+    logging.disable(logging.WARNING)
     init_default_scope('mmdet')
     try:
         one_step(model, wanted)
