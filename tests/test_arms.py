@@ -1,8 +1,12 @@
 """The comparison of arms, for real but tiny: what is trained is kept, what was stopped goes on."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +79,21 @@ def test_what_was_stopped_goes_on(folder):
     log = (folder / 'out/slow_seed5/log.txt').read_text()
     assert 'Epoch(train) [2]' in log and 'Epoch(train) [1]' not in log
     assert not (folder / f'out/{CONFIG.stem}_seed5/log.txt').exists()  # trained by hand
+
+
+def test_sigterm_takes_the_training_along(folder, tmp_path):
+    arguments = map(str, ['--out', tmp_path, *command(folder)[:5], *given(folder)])
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'navit_backbone.tools.arms', *arguments],
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob('*/log.txt')):  # opened once the training runs
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_predictions_are_plain_and_say_what_they_are(folder):

@@ -290,6 +290,7 @@ HOSTILE = {  # what is set where; each of these mmengine, mmcv or mmdet would ru
         'model.teacher_config': '{folder}/evil/utils.py'},
     'transform': {'test_dataloader.dataset.pipeline.0.type': 'evil.Load'},
     'transform of a wrong kind': {'test_dataloader.dataset.pipeline.0.type': ['evil']},
+    'data set that is to name the classes': {'test_dataloader.dataset.type': 'evil.Data'},
 }  # fmt: skip
 
 
@@ -311,7 +312,10 @@ def test_config_inside_runs_nothing(case, published, pictures, tmp_path, monkeyp
         set_at(cfg, place, json.loads(text))
     forged = tmp_path / 'forged.safetensors'  # sealed anew: whoever forges can do that
     tensors, header = read_safetensors(published)
-    write_sealed(forged, tensors, header | {'config': json.dumps(cfg.to_dict())})
+    changed = {'config': json.dumps(cfg.to_dict())}
+    if case == 'data set that is to name the classes':
+        changed['dataset_meta'] = '{}'
+    write_sealed(forged, tensors, header | changed)
     arguments = [forged, pictures, '--out-dir', tmp_path / 'a', '--device', 'cpu']
     code = call(monkeypatch, predict, *arguments)
     assert isinstance(code, str)
