@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
-from PIL import Image
+from PIL import Image, ImageFile
 
 from navit_backbone.tasks.common import picture_sizes
 from navit_backbone.tasks.common.dataset import SeededSamples
@@ -80,6 +81,33 @@ def test_a_header_gives_the_size_that_loading_gives(folder):
         loaded = LoadImageFromFile()(dict(img_path=file))['ori_shape']
         assert picture_size(file) == loaded, file
     assert {picture_size(file) for file in files_of(folder)} == {(40, 64), (64, 40), (3, 1)}
+
+
+def exif(kind: int, value: bytes) -> bytes:
+    """An EXIF block with nothing but an orientation, of some TIFF type."""
+    entry = struct.pack('>HHI', 0x0112, kind, 1) + value.ljust(4, b'\0')
+    return b'Exif\0\0MM\0*\0\0\0\x08\0\x01' + entry + bytes(4)
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+@pytest.mark.parametrize(
+    'block',
+    [exif(3, b'\0\x09'), exif(2, b'6'), exif(1, b'\6'), b'Exif\0\0MM\0*', b'Exif\0\0abcdefghijk'],
+    ids=['9', 'a text', 'bytes', 'cut off', 'no TIFF'],
+)
+def test_a_damaged_orientation_is_passed_over_as_loading_does(block, suffix, tmp_path):
+    file = str(tmp_path / f'picture.{suffix}')
+    Image.new('RGB', (64, 40)).save(file, exif=block)
+    loaded = LoadImageFromFile()(dict(img_path=file))['ori_shape']
+    assert scan([file], cache=tmp_path / 'sizes.json') == [loaded] == [(40, 64)]
+
+
+def test_no_pixels_are_decoded(folder, monkeypatch):
+    def load(picture: Image.Image) -> None:
+        raise AssertionError(f'{picture.filename} is decoded')
+
+    monkeypatch.setattr(ImageFile.ImageFile, 'load', load)
+    assert len({picture_size(file) for file in files_of(folder)}) == 3
 
 
 def test_files_are_opened_once_and_again_only_when_they_change(folder, cache):

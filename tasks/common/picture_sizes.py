@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,12 @@ import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from rich.progress import track
 
 Measured = tuple[float, ...]  # what a size planner's `size_fields` name
-_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 turn the picture on its side
+_ORIENTATION = 0x0112  # the EXIF tag
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _NUM_THREADS = 16  # they wait for the disk most of the time
 # Pillow raises SyntaxError on a broken PNG
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -39,8 +42,18 @@ def picture_size(file: str) -> Measured:
     """(height, width) as loading will show the picture, its EXIF orientation applied."""
     with Image.open(file) as picture:  # reads the header only
         width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+        turned = _orientation(picture) in _ON_ITS_SIDE
     return (width, height) if turned else (height, width)
+
+
+def _orientation(picture: Image.Image) -> Any:
+    """As the header has it; None where its EXIF is damaged, which loading passes over too."""
+    if isinstance(picture, PngImageFile) and 'exif' not in picture.info:
+        return None  # behind the pixels there may be one: Pillow would decode them all to see
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    except (SyntaxError, ValueError, struct.error):
+        return None
 
 
 def scan(
