@@ -101,7 +101,7 @@ def boxes_kinds() -> list:
 def test_boxes_follow_what_they_hold_and_go_when_it_does(kind, seed):
     h, w = 120, 90
     corners = grid_boxes(h, w)
-    out = LargeScaleJitter(100, patch_size=4, scale_range=(1.5, 2.0))(
+    out = LargeScaleJitter(100, patch_size=4, scale_range=(2.2, 2.5))(
         results_of(h, w, seed, kind(corners))
     )
     kept = out['gt_bboxes_labels']

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
 
 from navit_backbone.tools.benchmark_arms import (
     PATCH_SIZE,
@@ -51,6 +52,8 @@ HEADS = {
     'Mask R-CNN': 'mask-rcnn_navit-ti_20e_coco-format.py',
 }
 TRAIN = 'annotations/instances_train2017.json'
+
+T = TypeVar('T')
 
 
 def config_of(head: str, data: Path) -> Config:
@@ -187,13 +190,15 @@ def pipeline_rows(setting: Setting) -> list[Result]:
         return [sum(dataset[i]['inputs'][0].numel() for i in numbers) for numbers in drawn]
 
     with one_thread():
-        seconds = interleaved(
-            {
-                'ours': lambda r: [ours[_seeded(i)] for i in drawn[r]],
-                'stock': lambda r: [stock[i] for i in drawn[r]],
-            },
-            rounds=setting.rounds,
-            label='pipeline',
+        seconds = in_worker(
+            lambda: interleaved(
+                {
+                    'ours': lambda r: [ours[_seeded(i)] for i in drawn[r]],
+                    'stock': lambda r: [stock[i] for i in drawn[r]],
+                },
+                rounds=setting.rounds,
+                label='pipeline',
+            )
         )
         work = {'ours': pixels(ours), 'stock': pixels(stock)}
     arms = {k: Arm(seconds=v, flops=[float(count)] * setting.rounds) for k, v in seconds.items()}
@@ -217,6 +222,26 @@ def _seeded(index: int) -> int:
     from navit_backbone.tasks.common.sample import SampleIndex
 
     return SampleIndex(index, (0, 0, index))
+
+
+class _Once(Dataset[Any]):
+    """A data set whose one item is what `work` gives, wherever it is asked for."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.work()
+
+
+def in_worker(work: Callable[[], T]) -> T:
+    """What `work` gives in a worker of a loader, where the pipelines of a training run."""
+    options = dict(batch_size=None, num_workers=1, multiprocessing_context='fork')
+    (found,) = DataLoader(_Once(work), collate_fn=lambda item: item, **options)
+    return found  # type: ignore[no-any-return]
 
 
 @contextmanager

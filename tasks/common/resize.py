@@ -226,10 +226,9 @@ class ResizeToTokenBudget(BaseTransform):
                 results[key] = mmcv.imresize(
                     results[key], results['scale'], interpolation='nearest', backend='cv2'
                 )
-        step = np.diag([scale_w, scale_h, 1]).astype(np.float32)
-        results['homography_matrix'] = step @ results.get(
-            'homography_matrix', np.eye(3, dtype='f4')
-        )
+        step = np.array([[scale_w, 0, 0], [0, scale_h, 0], [0, 0, 1]], dtype=np.float32)
+        before = results.get('homography_matrix')
+        results['homography_matrix'] = step if before is None else step @ before
 
     def _resized_boxes(self, results: dict[str, Any]) -> Any:
         """Boxes of mmdet, which scale themselves, or an array [N, 4] as mmcv loads it."""

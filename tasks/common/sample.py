@@ -6,6 +6,7 @@ neither on the number of workers nor on what was drawn before.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 
 class BadSampleError(ValueError):
@@ -26,9 +28,15 @@ class SampleSeed(NamedTuple):
     epoch: int
     index: int
 
+    def words(self, purpose: str, count: int) -> np.ndarray:
+        """[count] uint32, at most 16, of a hash: what the draws for one `purpose` start from."""
+        text = f'{self.seed} {self.epoch} {self.index} {purpose}'
+        digest = hashlib.blake2b(text.encode(), digest_size=4 * count).digest()
+        return np.frombuffer(digest, dtype='<u4')
+
     def generator(self, purpose: str) -> np.random.Generator:
         """A fresh generator for one `purpose`: equal arguments give equal draws, anywhere."""
-        return np.random.default_rng([*self, *purpose.encode()])
+        return np.random.default_rng(self.words(purpose, 4))
 
 
 class SampleIndex(int):
@@ -59,22 +67,32 @@ class SampleIndex(int):
         return SampleIndex(int(self) % other, self.sample_seed)
 
 
+_depth = 0  # of `seeded` within `seeded`
+
+
 @contextmanager
 def seeded(sample_seed: SampleSeed, purpose: str = 'global state') -> Iterator[None]:
     """Seed numpy, random and torch from `sample_seed`; put their states back at the end.
 
     For stock transforms, which draw from global state. Device generators are left alone: no
-    transform draws from them.
+    transform draws from them. In a worker of a loader the outermost puts nothing back: nobody else
+    draws there, and numpy takes longer for it than for many a transform.
     """
-    states = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    words = sample_seed.generator(purpose).integers(2**32, size=3)
+    global _depth
+    kept = None
+    if _depth or get_worker_info() is None:
+        kept = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    words = sample_seed.words(purpose, 3)
     np.random.seed(words[0])
     random.seed(int(words[1]))
     # torch.manual_seed would seed the devices too, and in a forked worker must not
     torch.default_generator.manual_seed(int(words[2]))
+    _depth += 1
     try:
         yield
     finally:
-        np.random.set_state(states[0])
-        random.setstate(states[1])
-        torch.set_rng_state(states[2])
+        _depth -= 1
+        if kept is not None:
+            np.random.set_state(kept[0])
+            random.setstate(kept[1])
+            torch.set_rng_state(kept[2])
