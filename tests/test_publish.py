@@ -290,7 +290,6 @@ HOSTILE = {  # what is set where; each of these mmengine, mmcv or mmdet would ru
         'model.teacher_config': '{folder}/evil/utils.py'},
     'transform': {'test_dataloader.dataset.pipeline.0.type': 'evil.Load'},
     'transform of a wrong kind': {'test_dataloader.dataset.pipeline.0.type': ['evil']},
-    'data set that is to name the classes': {'test_dataloader.dataset.type': 'evil.Data'},
 }  # fmt: skip
 
 
@@ -312,15 +311,42 @@ def test_config_inside_runs_nothing(case, published, pictures, tmp_path, monkeyp
         set_at(cfg, place, json.loads(text))
     forged = tmp_path / 'forged.safetensors'  # sealed anew: whoever forges can do that
     tensors, header = read_safetensors(published)
-    changed = {'config': json.dumps(cfg.to_dict())}
-    if case == 'data set that is to name the classes':
-        changed['dataset_meta'] = '{}'
-    write_sealed(forged, tensors, header | changed)
+    write_sealed(forged, tensors, header | {'config': json.dumps(cfg.to_dict())})
     arguments = [forged, pictures, '--out-dir', tmp_path / 'a', '--device', 'cpu']
     code = call(monkeypatch, predict, *arguments)
     assert isinstance(code, str)
     assert code.startswith('error: ')
     assert not marker.exists()
+
+
+@pytest.mark.parametrize('meta', [{}, {'classes': CLASSES, 'CLASSES': []}, {'classes': ''}, []])
+@pytest.mark.parametrize('kind', ['evil.Data', 'mmdet.CrowdHumanDataset'])
+def test_no_data_set_is_built_to_name_the_classes(
+    kind, meta, published, pictures, tmp_path, monkeypatch
+):
+    marker = tmp_path / 'marker'
+    (tmp_path / 'evil.py').write_text(call_of(marker))
+    (tmp_path / 'sizes.pkl').write_bytes(
+        b'cbuiltins\nexec\n(V' + call_of(marker).encode() + b'\ntR.'
+    )
+    monkeypatch.delitem(sys.modules, 'evil', raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = config_of(published)
+    cfg.test_dataloader.dataset = dict(
+        type=kind,
+        data_root=str(tmp_path),
+        ann_file='val.json',
+        extra_ann_file=str(tmp_path / 'sizes.pkl'),
+        pipeline=cfg.test_dataloader.dataset.pipeline,
+    )
+    forged = tmp_path / 'forged.safetensors'
+    tensors, header = read_safetensors(published)
+    texts = {'config': json.dumps(cfg.to_dict()), 'dataset_meta': json.dumps(meta)}
+    write_sealed(forged, tensors, header | texts)
+    arguments = [forged, pictures, '--out-dir', tmp_path / 'a', '--device', 'cpu']
+    code = call(monkeypatch, predict, *arguments)
+    assert not marker.exists()
+    assert 'holds no class names' in code
 
 
 def test_imports_that_a_config_asks_for_are_not_made(published, pictures, tmp_path, monkeypatch):

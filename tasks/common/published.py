@@ -94,9 +94,21 @@ def config_of(path: Path) -> Config:
             'CHECKPOINT instead'
         )
     try:
-        return Config(_restored(json.loads(header['config'])))
+        classes = classes_in(json.loads(header.get('dataset_meta', '{}')))
+        config = Config(_restored(json.loads(header['config'])))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f'{path}: its config is damaged ({error}): fetch it again') from error
+    if not classes:  # the data set would be built to tell them: some read whatever file they name
+        raise ValueError(f'{path} holds no class names: publish the model again')
+    return config
+
+
+def classes_in(dataset_meta: Any) -> tuple[str, ...]:
+    """The class names that a checkpoint or a published model holds; none where it has none."""
+    if not isinstance(dataset_meta, dict):
+        return ()
+    given = {str(key).lower(): value for key, value in dataset_meta.items()}
+    return tuple(given.get('classes') or ())
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -142,8 +154,7 @@ def check_names(config: Mapping[str, Any]) -> None:
     known = _registered()
     _check_node(config.get('model'), 'model', known)
     loader = config.get('test_dataloader') or {}
-    # whole: a file without class names lets the data set tell them
-    _check_node(loader.get('dataset'), 'test_dataloader.dataset', known)
+    _check_node(loader.get('dataset', {}).get('pipeline'), 'test pipeline', known)
 
 
 def _check_node(node: Any, where: str, known: set[str]) -> None:

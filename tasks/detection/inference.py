@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from ..common.loaded_weights import check_fit
+from ..common.published import classes_in
 from .data import class_names, palette, set_num_classes
 
 
@@ -72,10 +73,8 @@ class Detector:
 def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
     """The class names that the checkpoint was trained with, else those of the config's data."""
     meta = content.get('meta')
-    stored = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    classes = {key.lower(): value for key, value in (stored or {}).items()}
-    if classes.get('classes'):
-        return tuple(classes['classes'])
+    if classes := classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None):
+        return classes
     try:
         return class_names(cfg.test_dataloader.dataset)
     except ValueError as error:
