@@ -348,6 +348,23 @@ def test_a_transform_that_returns_none_has_its_sample_replaced(folder):
     assert [index for index, _ in dataset.bad_samples] == [2]
 
 
+@pytest.mark.parametrize('in_place', [False, True])
+def test_a_subset_knows_its_samples_by_their_new_numbers(mixed, in_place):
+    folder, bad = mixed
+    dataset = Photos(folder, pipeline())
+    dataset.complete_sizes()
+    whole = [dataset.target_size(SampleIndex(i, (0, 0, 0))) for i in range(len(dataset))]
+    order = list(range(len(dataset)))[::-1]
+    if in_place:
+        dataset.get_subset_(order)
+    else:
+        dataset = dataset.get_subset(order)
+    dataset.complete_sizes()
+    assert [dataset.target_size(SampleIndex(i, (0, 0, 0))) for i in order] == whole
+    epochs(dataset, 2, num_epochs=1)
+    assert {Path(name).name for _, name in dataset.bad_samples} == bad
+
+
 def test_when_nothing_can_be_read_the_error_says_where_to_look(tmp_path):
     write_bad(tmp_path)
     with pytest.raises(RuntimeError, match='data_root'):

@@ -52,6 +52,20 @@ class SeededSamples:
         if self._bad is None:
             self._bad = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[arg-type]
 
+    def get_subset_(self, indices: Sequence[int] | int) -> None:
+        super().get_subset_(indices)  # type: ignore[misc]
+        self._number_anew()
+
+    def get_subset(self, indices: Sequence[int] | int) -> SeededSamples:
+        subset: SeededSamples = super().get_subset(indices)  # type: ignore[misc]
+        subset._number_anew()
+        return subset
+
+    def _number_anew(self) -> None:
+        """Forget what stands under the numbers that samples had before."""
+        self._bad = self._sizes = None
+        self.full_init()
+
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         """Notes the sizes too: to unpickle a record for them later takes 100 us each."""
         planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
