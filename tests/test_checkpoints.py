@@ -193,13 +193,18 @@ def damage(file, how):
         del content[len(content) // 2 :]
     elif how == 'empty':
         content.clear()
+    elif how == 'name':  # of a part, in the list of the archive: no longer UTF-8
+        content[content.rindex(b'version')] ^= 0x80
+    elif how == 'flag':  # the part is said to be encrypted
+        content[content.index(b'PK\1\2') + 8] |= 1
+        content[content.index(b'PK\3\4') + 6] |= 1
     else:
         place = content.index(torch.tensor(int(file.stem[5:])).numpy().tobytes())
         content[place] ^= 1  # a bit of the tensor
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize('how', ['cut', 'empty', 'one bit'])
+@pytest.mark.parametrize('how', ['cut', 'empty', 'one bit', 'name', 'flag'])
 def test_damaged_checkpoint_is_passed_over_out_loud(how, work_dir, capsys):
     damage(work_dir / 'iter_11.pth', how)
     assert find_checkpoint(work_dir) == work_dir / 'iter_10.pth'
