@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ Entry = dict[str, Any]
 IMAGE_FIELDS = ('id', 'file_name', 'height', 'width')
 CATEGORY_FIELDS = ('id', 'name')
 _ANNOTATION_FIELDS = ('id', 'image_id', 'category_id', 'bbox', 'area')
-_NAMING = ('id', 'image_id', 'file_name', 'coco_url', 'name')  # what tells an entry from others
+_LARGEST = sys.float_info.max  # JSON has whole numbers beyond it; infinity and NaN are not below
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,7 @@ def _categories(file: str, content: Entry, fields: Sequence[str]) -> _Part:
             f'{file} has no categories: add "categories": [{{"id": 1, "name": "..."}}, ...], whose '
             'ids the category_id of the annotations refer to'
         )
-    categories = _Part(file, 'categories', content['categories'], fields)
-    named = [isinstance(name, str) for name in categories.column('name')]
-    categories.require(named, 'name must be a text')
-    return categories
+    return _Part(file, 'categories', content['categories'], fields)
 
 
 class _Part:
@@ -153,6 +151,10 @@ class _Part:
             if field in fields:
                 plain = [isinstance(value, (int, str, float)) for value in self.column(field)]
                 self.require(plain, f'{field} must be a number or a text')
+        for field in ('name', 'file_name', 'coco_url'):
+            if field in fields:
+                text = [isinstance(value, str) for value in self.column(field)]
+                self.require(text, f'{field} must be a text')
         if 'id' in fields:
             self._require_own_ids()
 
@@ -205,7 +207,7 @@ def _is_segmentation(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(polygon, list)
         and {*map(type, polygon)} <= {int, float}
-        and math.isfinite(sum(polygon))
+        and abs(sum(polygon)) <= _LARGEST
         for polygon in value
     )
 
@@ -236,7 +238,7 @@ def _finite(values: Sequence[Any], *, length: int | None = None) -> np.ndarray:
 
 def _is_finite(value: Any, length: int | None) -> bool:
     if length is None:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, (int, float)) and abs(value) <= _LARGEST
     return (
         isinstance(value, list)
         and len(value) == length
