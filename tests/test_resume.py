@@ -23,6 +23,7 @@ from torch import distributed as dist
 from torch.multiprocessing import start_processes
 
 from navit_backbone.checkpoint import read_checkpoint
+from navit_backbone.tasks.common import stop_signal
 from navit_backbone.tasks.common.checkpoints import INTERRUPTED, find_checkpoint
 from navit_backbone.tasks.common.dataset import SeededSamples
 from navit_backbone.tasks.common.generators import generator_states, restore_generators
@@ -364,6 +365,18 @@ def test_generators_go_on_where_they_were(tmp_path):
     assert draws() != expected
     restore_generators(read_checkpoint(tmp_path / 'generators.pth')['state'])
     assert draws() == expected
+
+
+@pytest.mark.parametrize(('accumulated', 'most'), [(1, 10), (4, 12), (7, 14), (9, 18)])
+def test_ranks_soon_hear_of_a_signal_however_rarely_a_step_asks(accumulated, most, monkeypatch):
+    monkeypatch.setattr(stop_signal, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(stop_signal, 'all_reduce', lambda *_: None)
+    request = stop_signal.StopRequest()
+    asking = range(accumulated, 200, accumulated)  # steps at which no gradients wait
+    assert not any(request.agreed(step) for step in asking if step <= 100)
+    request._note()
+    heard = next(step for step in asking if step > 100 and request.agreed(step))
+    assert heard - 100 <= most
 
 
 def test_killed_twice_a_detector_is_trained_the_same(tmp_path):

@@ -22,6 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._wanted = self._agreed = False
+        self._talked_at = 0  # the step
         self._handler_before: Any = None
 
     def listen(self) -> None:
@@ -42,9 +43,11 @@ class StopRequest:
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step, or soon after, which all ranks answer alike.
 
-        Several talk about it only now and then.
+        Several talk about it only now and then. With accumulated gradients not every step asks.
         """
-        if not self._agreed and (get_world_size() == 1 or step % _STEPS_BETWEEN_TALKS == 0):
+        due = get_world_size() == 1 or step - self._talked_at >= _STEPS_BETWEEN_TALKS
+        if due and not self._agreed:
+            self._talked_at = step
             wanted = torch.tensor(int(self._wanted))
             all_reduce(wanted, 'max')
             self._agreed = bool(wanted)
