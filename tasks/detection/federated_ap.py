@@ -18,7 +18,7 @@ from pycocotools import mask as run_lengths
 
 IOU_THRESHOLDS_T = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-AREAS = ('all', 'small', 'medium', 'large')
+# all areas, small, medium, large
 LIMITS_A2 = np.array([(0, 1e5**2), (0, 32**2), (32**2, 96**2), (96**2, 1e5**2)])
 
 WRONG, RIGHT, LEFT_OUT = 0, 1, 2  # what becomes of a detection
