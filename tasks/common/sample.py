@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class SampleIndex(int):
         return SampleIndex(int(self) % other, self.sample_seed)
 
 
-_depth = 0  # of `seeded` within `seeded`
+_within: ContextVar[bool] = ContextVar('within seeded', default=False)
 
 
 @contextmanager
@@ -78,20 +79,19 @@ def seeded(sample_seed: SampleSeed, purpose: str = 'global state') -> Iterator[N
     transform draws from them. In a worker of a loader the outermost puts nothing back: nobody else
     draws there, and numpy takes longer for it than for many a transform.
     """
-    global _depth
     kept = None
-    if _depth or get_worker_info() is None:
+    if _within.get() or get_worker_info() is None:
         kept = np.random.get_state(), random.getstate(), torch.get_rng_state()
     words = sample_seed.words(purpose, 3)
     np.random.seed(words[0])
     random.seed(int(words[1]))
     # torch.manual_seed would seed the devices too, and in a forked worker must not
     torch.default_generator.manual_seed(int(words[2]))
-    _depth += 1
+    outer = _within.set(True)
     try:
         yield
     finally:
-        _depth -= 1
+        _within.reset(outer)
         if kept is not None:
             np.random.set_state(kept[0])
             random.setstate(kept[1])
