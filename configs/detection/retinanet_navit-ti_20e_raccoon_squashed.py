@@ -1,7 +1,7 @@
 """Control arm of retinanet_navit-ti_20e_raccoon.py: the photos squashed to squares.
 
-Everything else is the same: weights, pyramid, head, schedule, and the random budget that a photo
-draws in an epoch; at evaluation every photo is 448 x 448 pixels, 784 tokens.
+Everything else is the same: weights, pyramid, head, schedule, the crop and the random budget that
+a photo draws in an epoch; at evaluation every photo is 448 x 448 pixels, 784 tokens.
 
 python tools/train.py configs/detection/retinanet_navit-ti_20e_raccoon_squashed.py
 """
@@ -12,6 +12,13 @@ resize = dict(type='ResizeToTokenBudget', max_tokens=784, patch_size=16, square=
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PhotoMetricDistortion'),
+    dict(
+        type='RandomCrop',
+        crop_type='relative_range',  # each side to 0.6 to 1 of its length
+        crop_size=(0.6, 0.6),
+        allow_negative_crop=True,
+    ),
     dict(random=dict(low_tokens=400), **resize),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
