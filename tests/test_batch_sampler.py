@@ -20,7 +20,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, DefaultSampler
 from mmengine.hooks import DistSamplerSeedHook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from navit_backbone.tasks.common import batch_sampler
 from navit_backbone.tasks.common.batch_sampler import TokenBudgetBatchSampler
@@ -377,6 +377,11 @@ def test_a_wrapper_that_loses_seeds_is_refused_by_name(folder):
     dataset = ClassBalancedDataset(Sheets(folder, pipeline()), oversample_thr=0.9)
     with pytest.raises(ValueError, match='ClassBalancedDataset loses .* SeededClassBalanced'):
         sampler_of(dataset, max_tokens=70)
+
+
+def test_a_part_that_is_not_numbered_as_the_whole_is_refused(folder):
+    with pytest.raises(ValueError, match='Subset does not say which sample .* indices='):
+        sampler_of(Subset(Sheets(folder, pipeline()), [3, 5]), max_tokens=70)
 
 
 def test_a_config_of_mmengine_builds_it_and_its_hook_tells_the_epoch(folder):

@@ -35,6 +35,11 @@ def locate(dataset: Any, index: SampleIndex) -> tuple[Any, SampleIndex]:
         place: Any = index
         if hasattr(dataset, '_get_ori_dataset_idx'):
             place = dataset._get_ori_dataset_idx(index)
+        elif len(dataset) != len(inner_datasets(dataset)[0]):
+            raise ValueError(
+                f'{type(dataset).__name__} does not say which sample inside is its number {index}: '
+                "use indices=... of the data set, or mmengine's wrappers"
+            )
         number, index = place if isinstance(place, tuple) else (0, place)
         if not isinstance(index, SampleIndex):
             name = type(dataset).__name__
