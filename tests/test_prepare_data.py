@@ -1,4 +1,4 @@
-"""The sample set: alike for one seed, true annotations, whole or not there."""
+"""The sample set: alike for one seed, true annotations, whole or not there. Splits of a file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmcv.transforms import LoadImageFromFile
 
 from navit_backbone.tasks.common import sample_set
 from navit_backbone.tasks.common.drawings import CLASSES, draw
 from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tasks.detection.split_set import split_annotations
 from navit_backbone.tools import prepare_data as tool
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'prepare_data.py'
@@ -188,6 +192,9 @@ def test_the_tool_draws_a_set(tmp_path):
     [
         (['sample', '--out', '.'], 'error: --out . holds another set or other files'),
         (['sample', '--train', 'many'], "'many' is not a whole number"),
+        (['split', 'none.json', '--out', 'o'], 'no annotation file at none.json'),
+        (['split', 'thesis.txt', '--out', 'o'], 'thesis.txt is not JSON'),
+        (['split', 'thesis.txt', '--out', 'o', '--val', '20'], 'between 0 and 1, got 20.0'),
         (['smaple'], "invalid choice: 'smaple'"),
         ([], 'required'),
     ],
@@ -200,3 +207,58 @@ def test_the_tool_names_mistakes(tmp_path, monkeypatch, capsys, arguments, words
         tool.main()
     assert words in str(stopped.value) + capsys.readouterr().err
     assert stopped.value.code not in (0, None)
+
+
+@settings(max_examples=50)
+@given(
+    classes=st.lists(st.integers(0, 3), min_size=2, max_size=60),
+    share=st.sampled_from([0.1, 0.2, 0.5]),
+    seed=st.integers(0, 9),
+)
+def test_a_split_holds_out_the_share_of_the_pictures_and_of_each_class(classes, share, seed):
+    """Here a picture has one class, or none (class 0)."""
+    with TemporaryDirectory() as folder:
+        out, file = Path(folder) / 'out', Path(folder) / 'all.json'
+        write_annotations(file, classes)
+        parts = split_annotations(file, out, share=share, seed=seed)
+        assert split_annotations(file, out, share=share, seed=seed) == parts
+        read = [json.loads((out / f'instances_{name}.json').read_text()) for name in parts]
+    assert read == list(parts.values())
+    train, val = ({item['id'] for item in part['images']} for part in read)
+    assert not train & val and train | val == set(range(len(classes)))
+    for pictures, part in zip((train, val), read, strict=True):
+        assert part['info'] == 'kept' and len(part['categories']) == 3
+        assert {a['image_id'] for a in part['annotations']} == {i for i in pictures if classes[i]}
+    for name in {1, 2, 3} & set(classes):
+        members = {i for i, found in enumerate(classes) if found == name}
+        assert abs(len(members & val) - share * len(members)) <= 1
+        assert len(members) < 2 or (members & val and members & train)
+    assert abs(len(val) - share * len(classes)) <= 3
+
+
+def test_a_split_is_not_written_over_another(tmp_path):
+    write_annotations(tmp_path / 'all.json', [1, 2] * 10)
+    split_annotations(tmp_path / 'all.json', tmp_path, share=0.5, seed=0)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r'instances_train.json is there .* another split: move'):
+        split_annotations(tmp_path / 'all.json', tmp_path, share=0.5, seed=1)
+    assert contents(tmp_path) == before
+
+
+def write_annotations(file: Path, classes: list[int]) -> None:
+    images = [dict(id=i, file_name=f'{i}.jpg', height=9, width=8) for i in range(len(classes))]
+    box = dict(bbox=[1, 1, 4, 4], area=16, iscrowd=0)
+    file.write_text(
+        json.dumps(
+            dict(
+                info='kept',
+                images=images,
+                annotations=[
+                    dict(box, id=i, image_id=i, category_id=name)
+                    for i, name in enumerate(classes)
+                    if name
+                ],
+                categories=[dict(id=i, name=f'class {i}') for i in (1, 2, 3)],
+            )
+        )
+    )
