@@ -345,7 +345,10 @@ def test_a_transform_that_returns_none_has_its_sample_replaced(folder):
 
     dataset = Photos(folder, pipeline(picky))
     assert dataset[SampleIndex(2, (0, 0, 2))]['sample_idx'] != 2
-    assert [index for index, _ in dataset.bad_samples] == [2]
+    assert dataset.bad_samples == []  # the file is as it should be
+    assert [index for index, _ in dataset.emptied_samples] == [2]
+    with pytest.raises(BadSampleError, match='left nothing of it'):
+        Photos(folder, pipeline(picky), test_mode=True)[2]
 
 
 @pytest.mark.parametrize('in_place', [False, True])
@@ -389,6 +392,17 @@ def test_the_hook_lists_all_bad_samples_at_the_end(mixed, caplog, wrap):
         HOOKS.build(dict(type='BadSampleHook')).after_train(runner)
     assert f'{len(bad)} of {len(dataset)}' in caplog.text
     assert all(name in caplog.text for name in bad)
+
+
+def test_the_hook_counts_samples_that_were_left_with_nothing(folder, caplog):
+    dataset = Photos(folder, pipeline(lambda results: results if results['sample_idx'] else None))
+    epochs(dataset, 2, num_epochs=1)
+    logger = logging.getLogger('run')
+    runner = SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset), logger=logger)
+    with caplog.at_level(logging.INFO, logger='run'):
+        HOOKS.build(dict(type='BadSampleHook')).after_train(runner)
+    assert 'of 1 of 7 samples the pipeline left nothing' in caplog.text
+    assert 'remove' not in caplog.text
 
 
 # ---------------------------------------------------------------------------- resuming

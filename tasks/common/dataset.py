@@ -27,6 +27,11 @@ from .wrappers import inner_datasets
 # from any other transform are faults of the program, and pass.
 _UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
 _MAX_REPLACEMENTS = 20
+_GOOD, _EMPTIED, _BAD = range(3)
+
+
+class EmptiedSampleError(BadSampleError):
+    """A sample of which the pipeline leaves nothing, with the draws that it had."""
 
 
 class SeededSamples:
@@ -36,21 +41,22 @@ class SeededSamples:
     index, and on nothing else: numpy, random and torch are seeded from it around the pipeline, and
     `results['sample_seed']` holds it. A plain index counts as seed 0, epoch 0.
 
-    A bad sample (a file that cannot be read, an annotation that contradicts it, a pipeline that
-    returns None) is logged with its file and replaced by another one, chosen by the same seed
-    and capped to the tokens of the one it replaces. In test mode it is an error instead: an
+    A bad sample (a file that cannot be read, an annotation that contradicts it) is logged with its
+    file and replaced by another one, chosen by the same seed and capped to the tokens of the one
+    it replaces. So is one of which the pipeline leaves nothing (None), as a crop beside all objects
+    does; this is no fault of the file, and only counted. In test mode both are errors instead: an
     evaluation must not leave out pictures, nor count some twice.
     """
 
     measure = staticmethod(picture_size)  # reads the planner's size_fields from a file's header
 
-    _bad: torch.Tensor | None = None  # [len] bool, in shared memory: workers write, all read
+    _faults: torch.Tensor | None = None  # [len] of _GOOD and so on, shared: workers write, all read
     _sizes: np.ndarray | None = None  # [len, size_fields of the planner], NaN where unknown
 
     def full_init(self) -> None:
         super().full_init()  # type: ignore[misc]
-        if self._bad is None:
-            self._bad = torch.zeros(len(self), dtype=torch.bool).share_memory_()  # type: ignore[arg-type]
+        if self._faults is None:
+            self._faults = torch.full((len(self),), _GOOD, dtype=torch.uint8).share_memory_()  # type: ignore[arg-type]
 
     def get_subset_(self, indices: Sequence[int] | int) -> None:
         super().get_subset_(indices)  # type: ignore[misc]
@@ -63,7 +69,7 @@ class SeededSamples:
 
     def _number_anew(self) -> None:
         """Forget what stands under the numbers that samples had before."""
-        self._bad = self._sizes = None
+        self._faults = self._sizes = None
         self.full_init()
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +102,16 @@ class SeededSamples:
     @property
     def bad_samples(self) -> list[tuple[int, str]]:
         """(index, file) of the samples found bad so far, by this process and its workers."""
-        bad = [] if self._bad is None else self._bad.nonzero().flatten().tolist()
-        return [(i, file_of(self.get_data_info(i))) for i in bad]  # type: ignore[attr-defined]
+        return self._with_fault(_BAD)
+
+    @property
+    def emptied_samples(self) -> list[tuple[int, str]]:
+        """(index, file) of the good ones of which the pipeline left nothing at least once."""
+        return self._with_fault(_EMPTIED)
+
+    def _with_fault(self, fault: int) -> list[tuple[int, str]]:
+        found = [] if self._faults is None else (self._faults == fault).nonzero().flatten().tolist()
+        return [(i, file_of(self.get_data_info(i))) for i in found]  # type: ignore[attr-defined]
 
     @property
     def max_tokens(self) -> int | None:
@@ -185,30 +199,44 @@ class SeededSamples:
                     f'({name}: {type(error).__name__}: {reason})'
                 ) from error
             if results is None:
-                raise BadSampleError(f'{file}: {name} left nothing of it (returned None)')
+                raise EmptiedSampleError(f'{file}: {name} left nothing of it (returned None)')
         return results
 
     def _report(self, index: int, fault: BadSampleError) -> None:
-        """Log a bad sample the first time it is met."""
-        assert self._bad is not None, 'full_init makes the record'
-        if not self._bad[index]:
-            self._bad[index] = True
+        """Note the fault; log a bad sample the first time it is met."""
+        assert self._faults is not None, 'full_init makes the record'
+        if isinstance(fault, EmptiedSampleError):
+            self._faults[index].clamp_(min=_EMPTIED)
+        elif self._faults[index] != _BAD:
+            self._faults[index] = _BAD
             print_log(f'bad sample replaced: {fault}', logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()
 class BadSampleHook(Hook):
-    """Lists the bad samples of all ranks and workers when training ends."""
+    """Lists the bad samples of all ranks and workers when training ends; counts emptied ones."""
 
     def after_train(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        own = [sample for part in seeded_parts(dataset) for sample in part.bad_samples]
-        bad = sorted({sample for rank in all_gather_object(own) for sample in rank})
+        parts = list(seeded_parts(dataset))
+        bad, emptied = (
+            sorted({sample for rank in all_gather_object(own) for sample in rank})
+            for own in (
+                [sample for part in parts for sample in part.bad_samples],
+                [sample for part in parts for sample in part.emptied_samples],
+            )
+        )
         if bad:
             names = '\n'.join(f'  {file} (sample {index})' for index, file in bad)
             runner.logger.warning(
                 f'{len(bad)} of {len(dataset)} samples were bad and were replaced; correct or '
                 f'remove them:\n{names}'
+            )
+        if emptied:
+            runner.logger.info(
+                f'of {len(emptied)} of {len(dataset)} samples the pipeline left nothing at least '
+                f'once, as a crop beside all objects does, and another took their place: '
+                f'{emptied[0][1]} for one'
             )
 
 
