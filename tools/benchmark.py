@@ -258,9 +258,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     args.arch = args.arch or (['tiny'] if args.smoke else ['tiny', 'small'])
-    args.pairs = args.pairs or (3 if args.smoke else MIN_ROUNDS)
-    args.batch_size = args.batch_size or (4 if args.smoke else 16)
-    args.scale = args.scale or (0.2 if args.smoke else 0.5 if args.device == 'cpu' else 1.0)
+    defaults = {
+        'pairs': 3 if args.smoke else MIN_ROUNDS,
+        'batch_size': 4 if args.smoke else 16,
+        'scale': 0.2 if args.smoke else 0.5 if args.device == 'cpu' else 1.0,
+    }
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     args.data = args.data or Path(os.environ.get('NAVIT_DATA', '../shared/data'))
     if problem := _problem(args):
         parser.error(problem)

@@ -141,7 +141,7 @@ def _batches(setting: Setting, cfg: Config) -> list[dict[str, Any]]:
     dataset = dataset_of(cfg, [load, boxes, scale, dict(type='PackDetInputs')])
     rng = random.Random(0)
     drawn = [rng.sample(range(len(dataset)), setting.batch_size) for _ in range(setting.rounds)]
-    samples = [[dataset[i] for i in numbers] for numbers in drawn]
+    samples = [[dataset[_seeded(i)] for i in numbers] for numbers in drawn]
     return [{key: [s[key] for s in batch] for key in batch[0]} for batch in samples]
 
 
@@ -187,7 +187,7 @@ def pipeline_rows(setting: Setting) -> list[Result]:
     drawn = [rng.sample(range(len(ours)), count) for _ in range(setting.rounds)]
 
     def pixels(dataset: Any) -> list[int]:
-        return [sum(dataset[i]['inputs'][0].numel() for i in numbers) for numbers in drawn]
+        return [sum(dataset[_seeded(i)]['inputs'][0].numel() for i in numbers) for numbers in drawn]
 
     with one_thread():
         seconds = in_worker(
