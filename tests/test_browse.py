@@ -219,6 +219,8 @@ def test_the_first_batch_is_that_of_training_by_tokens_too():
         (['CONFIG', '--cfg-options', 'train_dataloader.dataset.typo=1'], 'typo'),
         (['CONFIG', '--cfg-options', 'train_dataloader.dataset.type=NoSuchSet'], 'NoSuchSet'),
         (['CONFIG', '--num', '0'], 'at least 1'),
+        (['CONFIG', '--epoch', '-1'], '--epoch -1 .* at least 0'),
+        (['CONFIG', '--seed', '-3'], '--seed -3 must be at least 0'),
     ],
 )
 def test_a_mistake_ends_with_a_sentence(config, tmp_path, monkeypatch, capsys, arguments, words):

@@ -193,6 +193,12 @@ def test_patch_14_under_a_pyramid_for_16(healthy):
     assert 'set model.neck.in_stride=14' in found['model.neck.in_stride'].fix
 
 
+def test_the_stride_of_a_stock_backbone_is_none_of_a_patch(healthy):
+    healthy.model.backbone = dict(type='ResNet', depth=18, init_cfg=None)
+    healthy.model.neck.update(in_channels=512, in_stride=32)
+    assert not [item for item in problems(healthy) if item.name.startswith('model.neck')]
+
+
 def test_patch_14_throughout_is_healthy(healthy):
     healthy.model.backbone.patch_size = 14
     healthy.model.neck.update(in_stride=14, strides=[14, 28])

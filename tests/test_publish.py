@@ -1,6 +1,7 @@
 """A published model: one file that predicts as its checkpoint did, and runs nothing."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -218,6 +219,21 @@ def test_figures_are_those_of_the_very_checkpoint(checkpoint, tmp_path, monkeypa
     assert notes['figures'] == {'config': 'c.py', 'coco/bbox_mAP': 0.5}
     (tmp_path / 'f.json').write_text(json.dumps(figures | {'checkpoint': 'other.pth'}))
     assert 'has the figures of other.pth, not of' in call(monkeypatch, publish, *arguments)
+    for text in ('{', '[1, 2]', '"AP"', '3'):
+        (tmp_path / 'f.json').write_text(text)
+        told = call(monkeypatch, publish, *arguments)
+        assert 'f.json is not what tools/test.py --out FILE.json writes' in told
+
+
+def test_a_wrong_argument_is_told_in_a_sentence(checkpoint, tmp_path, monkeypatch, capsys):
+    out = [tmp_path / 'w.safetensors', '--config', SAMPLE, '--cfg-options', 'data_root']
+    assert call(monkeypatch, publish, checkpoint, *out) == 2
+    assert "'data_root' is not KEY=VALUE" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for device, told in {'warp': 'Expected one of cpu', 'cuda:99': r'cuda:99.* cannot be'}.items():
+        arguments = [checkpoint, '.', '--out-dir', tmp_path / 'out', '--device', device]
+        assert call(monkeypatch, predict, SAMPLE, *arguments) == 2
+        assert re.search(rf'{told}.*leave it out', capsys.readouterr().err)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.num < 1 or (args.batch_size is not None and args.batch_size < 1):
         parser.error(f'--num {args.num} and --batch-size {args.batch_size} must be at least 1')
+    if args.epoch < 0 or (args.seed is not None and args.seed < 0):
+        parser.error(f'--epoch {args.epoch} and --seed {args.seed} must be at least 0')
     return args
 
 

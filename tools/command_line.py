@@ -42,6 +42,11 @@ _BY_NOW_COPIED = {
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, and what changes in it."""
     parser.add_argument('config', type=Path, help='a file of configs/')
+    add_options_argument(parser)
+
+
+def add_options_argument(parser: argparse.ArgumentParser) -> None:
+    """What changes in a config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',

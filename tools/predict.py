@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -57,12 +58,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='draw objects from this score on (0.3)'
     )
-    parser.add_argument('--device', default=get_device(), help='(%(default)s)')
+    parser.add_argument('--device', type=_device, default=get_device(), help='(%(default)s)')
     args = parser.parse_args()
     args.checkpoint = args.config if is_published(args.config) else args.inputs.pop(0)
     if not args.inputs:
         parser.error('no INPUT: give CONFIG CHECKPOINT INPUT..., or MODEL.safetensors INPUT...')
     return args
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(1, device=text)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(
+            f'{text!r} cannot be used here ({told}): leave it out for {get_device()}'
+        ) from error
+    return text
 
 
 def predict(args: argparse.Namespace) -> int:

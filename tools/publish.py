@@ -14,13 +14,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from navit_backbone.sealed import DIGEST
 from navit_backbone.tasks.common.published import publish
-from navit_backbone.tools.command_line import read_config, run
+from navit_backbone.tools.command_line import add_options_argument, read_config, run
 from navit_backbone.weight_files import config_values, read_header
 
 
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
     parser.add_argument('out', type=Path, help='ends in .safetensors; its name gains 8 digits')
     parser.add_argument('--config', type=Path, help='where the checkpoint holds none, or another')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='K=V')
+    add_options_argument(parser)
     parser.add_argument(
         '--figures', type=Path, help='what tools/test.py --out wrote of this very checkpoint'
     )
@@ -97,8 +97,13 @@ def weights_of(content: dict[str, Any], *, raw: bool) -> tuple[dict[str, Any], s
 
 def figures_of(file: Path, checkpoint: Path) -> dict[str, Any]:
     """The figures that tools/test.py found for this checkpoint."""
-    figures: dict[str, Any] = json.loads(file.read_text())
-    measured = figures.pop('checkpoint', '')
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text())
+        measured = str(figures.pop('checkpoint', ''))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'--figures {file} is not what tools/test.py --out FILE.json writes: {error}'
+        ) from error
     if Path(measured).resolve() != checkpoint.resolve():
         raise ValueError(f'{file} has the figures of {measured or "nothing"}, not of {checkpoint}')
     return figures
