@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
+from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
 
@@ -35,7 +36,7 @@ _BY_NOW_COPIED = {
     'regions': 'model.roi_head.bbox_roi_extractor and mask_roi_extractor',
     'proposals': 'model.train_cfg.rpn_proposal and model.test_cfg.rpn',
     'steps_per_epoch': 'train_dataloader.batch_sampler.steps_per_epoch',
-    'num_steps': 'train_cfg.max_epochs and param_scheduler',
+    'num_steps': 'train_cfg.max_epochs, which schedules follow',
 }
 
 
@@ -84,7 +85,11 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
     except (NameError, AttributeError, LookupError, TypeError, AssertionError) as error:
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
     check_options(cfg, options)
+    length = length_of(cfg)
     override(cfg, options)
+    if not any(option.startswith('param_scheduler') for option in options):
+        for change in follow_length(cfg, length):
+            print(f'note: {change}, to follow max_epochs', file=sys.stderr)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(hook['type'] == LoadedWeightsHook.__name__ for hook in hooks):

@@ -1,8 +1,10 @@
-"""Learning rates that follow the pictures of a step: `--auto-scale-lr`."""
+"""Learning rates that follow a step's pictures (--auto-scale-lr) and the training's length."""
 
 from __future__ import annotations
 
-from mmengine.config import Config
+from collections.abc import Iterator
+
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -53,3 +55,45 @@ def mean_batch_size(loader: DataLoader) -> float:
     """The mean pictures of a batch of one rank; batches by token budget vary."""
     sampler = loader.batch_sampler
     return float(getattr(sampler, 'mean_batch_size', sampler.batch_size))
+
+
+Length = tuple[int, int]  # epochs, and steps where an epoch has a stated number of them, else 0
+
+
+def length_of(cfg: Config) -> Length | None:
+    """How long a config trains; None where it does not count epochs."""
+    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    sampler = (cfg.get('train_dataloader') or {}).get('batch_sampler') or {}
+    steps = sampler.get('steps_per_epoch') or 0
+    if not isinstance(epochs, int) or not isinstance(steps, int) or epochs < 1:
+        return None
+    return epochs, epochs * steps
+
+
+def follow_length(cfg: Config, before: Length | None) -> Iterator[str]:
+    """Let schedules that were meant for another length end with the training; say which.
+
+    What ended with the training ends with it again, and milestones keep their share of it.
+    """
+    after, schedules = length_of(cfg), cfg.get('param_scheduler') or []
+    if before is None or after in (None, before):
+        return
+    for number, schedule in enumerate([schedules] if 'type' in schedules else schedules):
+        changes = dict(_followed(schedule, before, after))
+        for key, value in changes.items():
+            yield f'param_scheduler.{number}.{key}: {schedule[key]} -> {value}'
+        schedule.update(changes)
+
+
+def _followed(schedule: ConfigDict, before: Length, after: Length) -> Iterator[tuple[str, object]]:
+    by_epoch = schedule.get('by_epoch', True)
+    old, new = (before[0], after[0]) if by_epoch else (before[1], after[1])
+    for key in ('end', 'T_max'):
+        if old and new and schedule.get(key) == old != new:
+            yield key, new
+    if old and new:
+        share = new / old
+    else:  # by iterations, of which nobody knows how many there are
+        share = after[0] / before[0]
+    if 'milestones' in schedule and share != 1:
+        yield 'milestones', [max(1, round(share * place)) for place in schedule.milestones]
