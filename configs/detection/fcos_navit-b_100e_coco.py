@@ -3,7 +3,7 @@
 As in ViTDet (arXiv 2203.16527): large-scale jitter, windows of 14 patches in all but 4 blocks, the
 simple feature pyramid, LayerNorm in the head (FCOS's own is GroupNorm, which sees padding).
 Otherwise: nothing is padded, so that 4096 tokens are all picture, and no relative positions, with
-which attention could not be fused. The head has FCOS's later improvements.
+which attention could not be fused; gradients are clipped. The head has FCOS's later improvements.
 Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
@@ -52,7 +52,7 @@ model = dict(
         nms_pre=1000,
         min_bbox_size=0,
         score_thr=0.05,
-        nms=dict(type='nms', iou_threshold=0.5),
+        nms=dict(type='nms', iou_threshold=0.6),
         max_per_img=100,
     ),
 )

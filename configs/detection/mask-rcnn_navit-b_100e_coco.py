@@ -3,7 +3,8 @@
 As in ViTDet (arXiv 2203.16527): large-scale jitter, windows of 14 patches in all but 4 blocks, the
 simple feature pyramid, 2 convolutions in the RPN, 4 convolutions and 1 linear layer on boxes, and
 LayerNorm wherever a head takes a norm (the RPN takes none). Otherwise: nothing is padded, so that
-4096 tokens are all picture, and no relative positions, with which attention could not be fused.
+4096 tokens are all picture, no relative positions, with which attention could not be fused, and
+gradients are clipped.
 Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
