@@ -1,8 +1,8 @@
 """Cascade Mask R-CNN on a plain ViT-B from MAE's weights, COCO: ViTDet's recipe, native resolution.
 
 The recipe and its differences from ViTDet's are those of mask-rcnn_navit-b_100e_coco.py; boxes are
-refined in three stages, whose losses and weights are mmdet's. LayerNorm stands wherever a head takes
-a norm (the RPN takes none).
+refined in three stages, whose losses and weights are mmdet's. LayerNorm stands wherever a head
+takes a norm (the RPN takes none).
 Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
