@@ -2,8 +2,9 @@
 
 mmdet's DINO with 4 scales; backbone, pyramid and jitter are ViTDet's (arXiv 2203.16527). The
 pyramid takes the place of the ChannelMapper, whose GroupNorm sees padding; the transformer's norms
-are LayerNorm of each token, and it leaves padding out by masks of its own. Half as many photos a
-step as in the other configs.
+are LayerNorm of each token, and it leaves padding out by masks of its own. Photos without boxes are
+left out, as in all configs here, where mmdet's DINO keeps them. Half as many photos a step as in
+the other configs.
 Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are

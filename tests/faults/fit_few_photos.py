@@ -181,7 +181,7 @@ def new_model(cfg: Config) -> nn.Module:
 
 def run(family: str, out: Path, steps: int) -> dict[str, float]:
     """Both, or what was found before."""
-    result = out / f'{family}.json'
+    result = out / f'{family}_{steps}_steps.json'
     if not result.is_file():
         start, masks = time.monotonic(), '_masks' if 'mask' in family else ''
         few, all_photos = out / f'few{masks}.json', out / f'all{masks}.json'
