@@ -18,6 +18,7 @@ CONFIG = ROOT / 'configs/detection/retinanet_navit-ti_20e_sample.py'
 # a low threshold: after two epochs nothing is sure, and no boxes would prove nothing
 QUICK = [
     'train_cfg.max_epochs=2',
+    'param_scheduler.1.end=2',  # which our tools set by themselves
     'model.backbone.arch.num_layers=2',
     'model.test_cfg.score_thr=0.001',
     'train_dataloader.num_workers=0',
