@@ -425,7 +425,8 @@ def test_an_unreadable_picture_counts_as_the_largest(folder, tmp_path, monkeypat
         (ResizeToTokenBudget(71), {}, 'may have 71 tokens, but a batch at most 70.*at least 71'),
         (None, {}, "no transform that plans tokens.*'ResizeToTokenBudget'"),
         (ResizeToTokenBudget(20), dict(steps_per_epoch=0), 'steps_per_epoch=0'),
-        (ResizeToTokenBudget(20), dict(batch_size=0), 'max_examples must be at least 1, got 0'),
+        (ResizeToTokenBudget(20), dict(batch_size=0), 'batch_size=0 must be at least 1'),
+        (ResizeToTokenBudget(20), dict(pool_size=0), 'pool_size=0 must be at least 1'),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_start(folder, planned, options, words):

@@ -117,8 +117,15 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
                 f"TokenBudgetBatchSampler needs sampler=dict(type='SeededSampler'), whose seeds "
                 f'decide the sizes, not {type(sampler).__name__}'
             )
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f'steps_per_epoch={steps_per_epoch} must be at least 1, or None')
+        at_least_1 = {
+            'batch_size': batch_size,
+            'max_tokens': max_tokens,
+            'steps_per_epoch': steps_per_epoch,
+            'pool_size': pool_size,
+        }
+        for name, value in at_least_1.items():
+            if value is not None and value < 1:
+                raise ValueError(f'{name}={value} must be at least 1')
         _prepare(sampler.dataset, max_tokens)
         self.sampler = sampler
         self.batch_size = batch_size

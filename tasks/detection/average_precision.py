@@ -2,7 +2,8 @@
 
 Matching is pycocotools' own, and depends on one photo at a time. What follows, the precision at
 101 recalls, depends on how often each photo is counted, and is done here for many resamples at
-once: a photo counted twice is a photo that stands in the set twice.
+once: a photo counted twice is a photo that stands in the set twice. Detections of equal scores keep
+the order of their photos, in a resample too.
 """
 
 from __future__ import annotations
