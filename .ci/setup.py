@@ -117,7 +117,7 @@ def set_up(torch: str, lock: IO[str]) -> None:
         if not step.stamped() or fault(step.check):
             print(f'[{number}/{len(steps)}] {step.name} ({step.duration})', flush=True)
             perform(step, lock)
-    print(f'set-up complete in {sys.prefix}', flush=True)
+    print(f'set-up complete; to use it: . {sys.prefix}/bin/activate', flush=True)
 
 
 def perform(step: Step, lock: IO[str]) -> None:
@@ -168,7 +168,7 @@ def wait(process: subprocess.Popen[bytes]) -> None:
             return
         except subprocess.TimeoutExpired:
             minutes, seconds = divmod(int(time.monotonic() - start), 60)
-            print(f'  {minutes}:{seconds:02d}', end='\r' if terminal else '\n', flush=True)
+            print(f'  {minutes}:{seconds:02d} so far', end='\r' if terminal else '\n', flush=True)
 
 
 def fault(check: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
@@ -90,6 +91,7 @@ class NaViTBackbone(BaseModule):
             return
         config = dict(self.init_cfg or {})
         if config.pop('type', None) == 'Pretrained':
+            refuse_missing(config.get('checkpoint'))
             print_log(str(load_weights(self.vit, **config)), logger='current')
         elif self.init_cfg:
             raise ValueError(
@@ -175,3 +177,13 @@ class NaViTBackbone(BaseModule):
         if parts[0] == 'blocks':
             return int(parts[1]) + 1, num_layers
         return num_layers - 1, num_layers
+
+
+def refuse_missing(checkpoint: str | None) -> None:
+    """Raise where the file that an `init_cfg` names is not there."""
+    if checkpoint is not None and not Path(checkpoint).expanduser().exists():
+        raise ValueError(
+            f'no weights at {checkpoint}: set model.backbone.init_cfg.checkpoint=FILE (or, where '
+            'the config reads it, the environment variable NAVIT_DATA=DIR), or start from random '
+            'weights by model.backbone.init_cfg=None'
+        )

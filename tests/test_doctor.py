@@ -91,6 +91,13 @@ def test_without_torch_and_project():
     assert 'pip install -e .' in found['navit-backbone'].fix
 
 
+def test_the_environment_that_was_set_up_is_pointed_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, 'ENVIRONMENT', tmp_path)
+    assert problems({})['torch'].fix == f'. {tmp_path}/bin/activate'
+    monkeypatch.setattr(sys, 'prefix', str(tmp_path))
+    assert problems({})['torch'].fix.startswith('make setup')
+
+
 @pytest.mark.parametrize(
     ('version', 'wrong'), [((3, 9), True), ((3, 10), False), ((3, 12), False), ((3, 13), True)]
 )

@@ -121,7 +121,7 @@ CASES = {  # what is changed -> the place that is named, what is wrong, and the 
     'figures of other data': ({'val_evaluator.ann_file': 'other.json'}, 'val_evaluator.ann_file',
                               'other.json is not the ann_file of the data set', 'set val_evalu'),
     'weights': ({'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='gone.pth')},
-                'model.backbone.init_cfg', 'gone.pth does not exist', 'init_cfg=None'),
+                'model.backbone.init_cfg', 'no weights at gone.pth', 'init_cfg=None'),
     'weights of the whole': ({'load_from': 'gone.pth'}, 'load_from', 'no file at gone.pth',
                              'leave load_from out'),
     'anchors': ({'model.bbox_head.anchor_generator.strides': [8, 16]},
@@ -141,8 +141,6 @@ CASES = {  # what is changed -> the place that is named, what is wrong, and the 
     'sizes that get lost': ({'model.data_preprocessor.type': 'DetDataPreprocessor'},
                             'model.data_preprocessor',
                             '192 patches are computed where 80 are picture', 'NaViTDetDataPre'),
-    'classes': ({'model.bbox_head.num_classes': 80}, 'model.bbox_head.num_classes',
-                '80, but the data has 3 classes', 'num_classes=3'),
     'GroupNorm': ({'model.bbox_head.norm_cfg': dict(type='GN', num_groups=4)}, 'model.bbox_head',
                   'GroupNorm: the statistics take in padding', "type='LayerNorm2d'"),
     'BatchNorm': ({'model.bbox_head.norm_cfg': dict(type='BN')}, 'model.bbox_head',
@@ -292,15 +290,17 @@ def test_a_problem_ends_in_status_1(healthy, tmp_path, monkeypatch, capsys):
     (tmp_path / 'config.json').write_text(json.dumps(healthy.to_dict()))
     for options, status in (
         ([], None),
-        (['--cfg-options', 'model.bbox_head.num_classes=7'], '1 thing to mend'),
+        (['--cfg-options', 'model.bbox_head.num_classes=7'], None),  # training sets it
+        (['--cfg-options', 'model.data_preprocessor.pad_size_divisor=16'], '1 thing to mend'),
     ):
         monkeypatch.setattr(sys, 'argv', ['doctor.py', str(tmp_path / 'config.json'), *options])
         with pytest.raises(SystemExit) as stopped:
             doctor.main()
         assert stopped.value.code == status
     printed = capsys.readouterr().out
-    assert 'WRONG model.bbox_head.num_classes' in printed
-    assert 'mend it: set model.bbox_head.num_classes=3' in printed
+    assert 'ok    model.bbox_head.num_classes 7, the data has 3 classes\n' in printed
+    assert 'for stock scripts set model.bbox_head.num_classes=3' in printed
+    assert 'WRONG model.data_preprocessor.pad_size_divisor' in printed
 
 
 def test_a_config_of_no_detector_is_refused(tmp_path, monkeypatch):

@@ -125,17 +125,20 @@ def test_folder_is_predicted_and_bad_pictures_are_named(
     (source / 'notes.txt').write_text('not looked at')
     # outside the folder, with a name that is taken
     extra = sample / 'val' / good[0].name
-    for _ in range(2):  # the second time the folder holds the drawings of the first
-        arguments = [source, extra, '--out-dir', out, *options]
+    for threshold in (1, 0):  # the second time the folder holds the drawings of the first
+        arguments = [source, extra, '--out-dir', out, '--score-thr', threshold, *options]
         code = call(monkeypatch, predict, CONFIG, trained / 'epoch_1.pth', *arguments)
     assert code == 3
     content = json.loads((out / 'predictions.json').read_text())
+    said, best = capsys.readouterr(), max(item['score'] for item in content['annotations'])
+    assert f'none has a score of 1 or more, the best has {best:.2g}.' in said.out
+    assert f'{len(content["annotations"])} objects drawn, those of score 0 or more' in said.out
     assert len(content['images']) == 4
     assert sorted(Path(item['file_name']).name for item in content['skipped']) == [
         'cut.jpg',
         'text.png',
     ]
-    assert 'text.png cannot be read' in capsys.readouterr().err
+    assert 'text.png cannot be read' in said.err
     drawn = sorted(str(file.relative_to(out)) for file in out.rglob('*.jpg'))
     stem = good[0].stem
     assert drawn == sorted([good[0].name, good[1].name, f'deeper/{good[0].name}', f'{stem}_2.jpg'])
@@ -216,7 +219,8 @@ MISTAKES = {
     'a preset': ([], {'model.backbone.arch.preset': 'huge'}, "arch 'huge' is not one of"),
     'no data': ([], {'data_root': '/nowhere'}, 'no annotation file at /nowhere/annotations'),
     'no weights': ([], {'model.backbone.init_cfg.type': 'Pretrained',
-                        'model.backbone.init_cfg.checkpoint': 'gone.pth'}, 'gone.pth does not ex'),
+                        'model.backbone.init_cfg.checkpoint': 'gone.pth'},
+                   'no weights at gone.pth: set model.backbone.init_cfg.checkpoint=FILE'),
     'a slip in init_cfg': ([], {'model.backbone.init_cfg.type': 'Pretrained',
                                 'model.backbone.init_cfg.map': 'x'}, "init_cfg got .*'map'; it"),
     'nothing to resume': (['--resume', 'gone.pth'], {}, 'gone.pth does not exist: give the path'),

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,15 +185,17 @@ def without_pretraining(cfg: Config) -> None:
         backbone.init_cfg = None
 
 
-def run(work: Callable[[], int | None], config: Path | None = None) -> None:
+def run(work: Callable[[], int | None], config: Path | None = None, *, way_on: str = '') -> None:
     """Do the work of a tool; a user's mistake ends with a sentence, anything else with a traceback.
 
-    NAVIT_TRACEBACK=1 shows the traceback of mistakes too.
+    NAVIT_TRACEBACK=1 shows the traceback of mistakes too. `way_on` says what to do after Ctrl-C.
     """
+    # of a metric that mmdet has and nobody asked for; ours measures without
+    warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     try:
         sys.exit(work())
     except KeyboardInterrupt:
-        sys.exit('stopped')
+        sys.exit(f'stopped{way_on}')
     except (ValueError, OSError, KeyError, TypeError, ImportError, BatchMemoryError) as error:
         told = mistake(error, config)
         if told is None or os.environ.get('NAVIT_TRACEBACK'):

@@ -42,6 +42,7 @@ UPSTREAM = {
     'decord': 'decord2',
 }
 PIP = f'{sys.executable} -m pip'
+ENVIRONMENT = Path(__file__).resolve().parents[1] / '.venv'  # of a clone, after make setup
 Versions = Mapping[str, str]  # distribution -> version
 
 
@@ -53,11 +54,15 @@ class Finding:
     found: str
     problem: str = ''
     fix: str = ''  # what mends the problem
+    note: str = ''  # what to know of it where nothing is wrong
 
     def __str__(self) -> str:
-        line = f'{"WRONG" if self.problem else "ok":<6}{self.name:<15} {self.found}'
-        fix = f'\n      mend it: {self.fix}' if self.fix else ''
-        return line.rstrip() + (f'\n      {self.problem}{fix}' if self.problem else '')
+        line = f'{"WRONG" if self.problem else "ok":<6}{self.name:<15} {self.found}'.rstrip()
+        if not self.problem:
+            return line + (f'\n      {self.note}' if self.note else '')
+        return f'{line}\n      {self.problem}' + (
+            f'\n      mend it: {self.fix}' if self.fix else ''
+        )
 
 
 def examine(installed: Versions, required: Versions) -> Iterator[Finding]:
@@ -102,6 +107,8 @@ def check_torch(installed: Versions) -> Finding:
     version = installed.get('torch')
     fix = f"make setup, or {PIP} install 'torch>=2.10'"
     if version is None:
+        if ENVIRONMENT.is_dir() and Path(sys.prefix) != ENVIRONMENT:  # make setup was here
+            fix = f'. {ENVIRONMENT}/bin/activate'
         return Finding(name='torch', found='absent', problem='nothing works without', fix=fix)
     old = tuple(int(part) for part in version.split('.')[:2]) < (2, 10)
     problem = f'{version} is older than 2.10' if old else _import_error('torch')

@@ -13,6 +13,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from navit_backbone.backbone import refuse_missing
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tools.command_line import mistake
@@ -199,8 +200,9 @@ def check_start(key: str, backbone: dict[str, Any], start: dict[str, Any]) -> Fi
     try:
         with torch.device('meta'):  # shapes alone: nothing is copied
             vit = MODELS.build({**backbone, 'init_cfg': None}).vit
+        refuse_missing(start.get('checkpoint'))
         report = load_weights(vit, **start)
     except MISTAKES as error:
-        fix = 'give a file that is there and fits, or init_cfg=None to start anew'
+        fix = 'give a file that is there and fits, or model.backbone.init_cfg=None to start anew'
         return Finding(name=key, found='', problem=told(error), fix=fix)
     return Finding(name=key, found=f'{file}: {report.share:.1%} of the backbone')

@@ -141,9 +141,8 @@ def check_classes(model: nn.Module, cfg: Config, num_classes: int) -> Iterator[F
     for key, count in wrong.items():
         yield Finding(
             name=key,
-            found='',
-            problem=f'{count}, but the data has {num_classes} classes',
-            fix=f'set {key}={num_classes}; tools/train.py does so by itself, stock scripts do not',
+            found=f'{count}, the data has {num_classes} classes',
+            note=f'tools/train.py sets {num_classes}; for stock scripts set {key}={num_classes}',
         )
     if not wrong:
         yield Finding(name='num_classes', found=f'{num_classes} in all heads, as the data has')

@@ -6,7 +6,8 @@
 MODEL is a file of tools/publish.py, which is all that is needed. INPUT is a picture or a folder,
 which is searched with all folders in it. DIR gets each picture with its objects drawn, at its own
 size, and predictions.json: all objects in COCO's form, boxes as [x, y, width, height] in the
-pictures' own pixels, masks as run-length codes. Exit status 3: some pictures were skipped.
+pictures' own pixels, masks as run-length codes. Its images and categories have numbers of its own,
+which it lists with their file names and class names. Exit status 3: some pictures were skipped.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def predict(args: argparse.Namespace) -> int:
         'annotations': [],
         'skipped': [],
     }
+    num_drawn = 0
     for file, target in track(files.items(), description='predicting'):
         try:
             image, objects = look(detector, file)
@@ -103,10 +105,13 @@ def predict(args: argparse.Namespace) -> int:
             continue
         add(content, file, image.shape, objects)
         shown = [item for item in objects if item['score'] >= args.score_thr]
+        num_drawn += len(shown)
         out = args.out_dir / target
         out.parent.mkdir(parents=True, exist_ok=True)
         annotated(image, shown, len(detector.classes)).save(out, quality=92)
-    return report(content, args.out_dir)
+    status = report(content, args.out_dir)
+    print(drawn(num_drawn, [item['score'] for item in content['annotations']], args.score_thr))
+    return status
 
 
 def config_for(args: argparse.Namespace) -> Config:
@@ -184,6 +189,17 @@ def add(
     start = len(content['annotations']) + 1
     for i, item in enumerate(objects):
         content['annotations'].append({'id': start + i, 'image_id': number, **item})
+
+
+def drawn(count: int, scores: list[float], score_thr: float) -> str:
+    """How many objects are in the pictures; where there are none, why."""
+    if count or not scores:
+        return f'{count} objects drawn, those of score {score_thr:g} or more'
+    return (
+        f'no object drawn: none has a score of {score_thr:g} or more, the best has '
+        f'{max(scores):.2g}. Draw it with a lower --score-thr; a model of such scores was trained '
+        'for too few steps, or on other pictures'
+    )
 
 
 def report(content: dict[str, Any], out_dir: Path) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from navit_backbone.backbone import refuse_missing
 from navit_backbone.tasks.common.checkpoints import check_whole, find_checkpoint
 from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_base_batch_size
 from navit_backbone.tools.command_line import (
@@ -59,6 +60,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume is not None:
         resume(cfg, args.resume)
     use_launcher(cfg, args)
+    check_start(cfg)
     follow_classes(cfg, 'train', 'val')
     base_batch_size = take_base_batch_size(cfg, wanted=args.auto_scale_lr)
     runner = build_runner(cfg)
@@ -66,6 +68,13 @@ def train(args: argparse.Namespace) -> None:
         scale_learning_rate(runner, base_batch_size)
     runner.train()
     leave_processes()
+
+
+def check_start(cfg: Config) -> None:
+    """Refuse weights that are not there before hundreds of lines are logged."""
+    backbone = cfg.model.get('backbone') or {}
+    if backbone.get('type') == 'NaViTBackbone':
+        refuse_missing((backbone.get('init_cfg') or {}).get('checkpoint'))
 
 
 def use_bfloat16(cfg: Config) -> None:
@@ -108,7 +117,8 @@ def checkpoint_of(wish: str, work_dir: Path) -> Path | None:
 def main() -> None:
     """Run; a user's mistake ends with a sentence, not a traceback."""
     args = parse_args()
-    run(lambda: train(args), args.config)
+    way_on = '; the same command with --resume goes on from the last checkpoint'
+    run(lambda: train(args), args.config, way_on=way_on)
 
 
 if __name__ == '__main__':

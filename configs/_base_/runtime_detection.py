@@ -19,6 +19,7 @@ custom_hooks = [
     dict(type='LoadedWeightsHook'),
     dict(type='BadSampleHook'),
     dict(type='ThroughputHook'),
+    dict(type='WarmupCheckHook'),
     dict(type='MemoryErrorHook'),
 ]
 

@@ -13,6 +13,7 @@ model.roi_head.bbox_head.num_classes=N and model.roi_head.mask_head.num_classes=
 
 _base_ = ['../_base_/runtime_detection.py', '../_base_/coco_format.py']
 
+default_hooks = dict(logger=dict(interval=10))
 max_epochs = 20
 weights = '{{$NAVIT_DATA:../shared/data}}/weights/deit_tiny_patch16_224.pt'
 strides = [4, 8, 16, 32, 64]
@@ -134,7 +135,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(decay_rate=0.75),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=80),
+    dict(type='LinearLR', start_factor=0.01, end=1, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-6, end=max_epochs, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=4)

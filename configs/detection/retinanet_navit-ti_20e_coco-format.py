@@ -15,6 +15,7 @@ model.bbox_head.num_classes=N in --cfg-options.
 
 _base_ = ['../_base_/runtime_detection.py', '../_base_/coco_format.py']
 
+default_hooks = dict(logger=dict(interval=10))
 max_epochs = 20
 strides = [8, 16, 32, 64, 128]
 model = dict(
@@ -118,7 +119,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(decay_rate=0.75),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=80),
+    dict(type='LinearLR', start_factor=0.01, end=1, convert_to_iter_based=True),
     dict(
         type='CosineAnnealingLR',
         eta_min=1e-6,

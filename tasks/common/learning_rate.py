@@ -1,4 +1,7 @@
-"""Learning rates that follow a step's pictures (--auto-scale-lr) and the training's length."""
+"""Learning rates that follow a step's pictures (--auto-scale-lr) and the training's length.
+
+And how many steps a training is, which decides whether they ever get to their height.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from collections.abc import Iterator
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim.scheduler.param_scheduler import LinearParamScheduler
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -97,3 +103,30 @@ def _followed(schedule: ConfigDict, before: Length, after: Length) -> Iterator[t
         share = after[0] / before[0]
     if 'milestones' in schedule and share != 1:
         yield 'milestones', [max(1, round(share * place)) for place in schedule.milestones]
+
+
+@HOOKS.register_module()
+class WarmupCheckHook(Hook):
+    """Says how many steps a training takes, and warns where most of them only warm up."""
+
+    def before_train(self, runner: Runner) -> None:
+        total, steps = runner.max_iters, len(runner.train_dataloader)
+        runner.logger.info(f'{total} steps in all, {steps} in a pass of the loader')
+        for number, schedule in enumerate(schedules_of(runner)):
+            if not isinstance(schedule, LinearParamScheduler):
+                continue
+            rises = schedule.start_factor < schedule.end_factor
+            warmup = schedule.end * (steps if schedule.by_epoch else 1)
+            if rises and warmup > total / 2:
+                runner.logger.warning(
+                    f'the learning rate warms up for {warmup} of the {total} steps of this '
+                    'training, and is at its full height for few or none: train for longer '
+                    f'(train_cfg.max_epochs), or shorten the warm-up (param_scheduler.{number}.end)'
+                )
+
+
+def schedules_of(runner: Runner) -> Iterator[object]:
+    """All schedules of a runner; those of several optimizers one after the other."""
+    found = runner.param_schedulers
+    for group in found.values() if isinstance(found, dict) else [found]:
+        yield from group
