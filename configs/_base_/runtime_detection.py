@@ -5,7 +5,7 @@ custom_imports = dict(imports=['navit_backbone.tasks.detection'], allow_failed_i
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=20),
+    logger=dict(type='LoggerHook', interval=10),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'

@@ -13,7 +13,6 @@ model.roi_head.bbox_head.num_classes=N and model.roi_head.mask_head.num_classes=
 
 _base_ = ['../_base_/runtime_detection.py', '../_base_/coco_format.py']
 
-default_hooks = dict(logger=dict(interval=10))
 max_epochs = 20
 weights = '{{$NAVIT_DATA:../shared/data}}/weights/deit_tiny_patch16_224.pt'
 strides = [4, 8, 16, 32, 64]

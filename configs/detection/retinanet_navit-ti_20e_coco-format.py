@@ -15,7 +15,6 @@ model.bbox_head.num_classes=N in --cfg-options.
 
 _base_ = ['../_base_/runtime_detection.py', '../_base_/coco_format.py']
 
-default_hooks = dict(logger=dict(interval=10))
 max_epochs = 20
 strides = [8, 16, 32, 64, 128]
 model = dict(
