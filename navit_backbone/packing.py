@@ -345,3 +345,30 @@ def arrange(segments: Segments, num_prefix: int, *, by_length: bool) -> tuple[Te
     firsts = torch.empty_like(lengths)
     firsts[order] = lengths.cumsum(0) - lengths
     return firsts.to(device, non_blocking=True), Segments.of(lengths, device)
+
+
+def make_room(
+    ids_T: Tensor, ranks_T: Tensor | None, segments: Segments, num_prefix: int
+) -> tuple[Tensor | None, Tensor, Segments]:
+    """Where tokens ([T]) and prefix tokens ([N, R]) stand in the stream, and its segments.
+
+    Prefix tokens come first in their example. Where tokens stay as they are, the first is None.
+    """
+    device = ids_T.device
+    by_length = ranks_T is None and not segments.equal
+    first_N, joined = arrange(segments, num_prefix, by_length=by_length)
+    rows_NR = first_N[:, None] + torch.arange(num_prefix, device=device)
+    if not (num_prefix or by_length) and ranks_T is None:
+        return None, rows_NR, joined
+    ranks_T = torch.arange(len(ids_T), device=device) if ranks_T is None else ranks_T
+    within_T = ranks_T - segments.cu_seqlens[ids_T]
+    return first_N[ids_T] + num_prefix + within_T, rows_NR, joined
+
+
+def lay(tokens: Tensor, prefix: Tensor, rows_T: Tensor | None, rows_NR: Tensor) -> Tensor:
+    """Tokens [T, ...] and prefix tokens [N, R, ...] in the order of the stream."""
+    if rows_T is None:
+        return tokens
+    stream = tokens.new_empty(len(rows_T) + rows_NR.numel(), *tokens.shape[1:])
+    stream = stream.index_copy(0, rows_T, tokens)
+    return stream.index_copy(0, rows_NR.flatten(), prefix.flatten(0, 1))

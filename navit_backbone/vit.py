@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Policy
 from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
-from .packing import PackedPatches, PatchShape, Segments, arrange, window_partition
+from .packing import PackedPatches, PatchShape, Segments, lay, make_room, window_partition
 from .pooling import Pooling, build_pooling
 from .position import build_position, build_rotary
 
@@ -224,9 +224,9 @@ class NaViT(nn.Module):
             tokens_TD, angles, ids_T, segments = _merge(packs, tokens_TD, angles)
 
         ranks_T, windows = self._windows(packs, segments)
-        rows_T, rows_NR, joined = _make_room(ids_T, ranks_T, segments, self.arch.prefix_tokens)
+        rows_T, rows_NR, joined = make_room(ids_T, ranks_T, segments, self.arch.prefix_tokens)
         prefix_NRD = self._prefix_tokens(tokens_TD, len(segments.lengths))
-        x_TD = _lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
+        x_TD = lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
         stream = Stream(joined, windows, *_lay_stream(ids_T, angles, rows_T, rows_NR, x_TD.dtype))
 
         depth = len(self.blocks)
@@ -347,33 +347,6 @@ def _merge(
     return tokens_TD[order], angles if angles is None else angles[order], ids_T, segments
 
 
-def _make_room(
-    ids_T: Tensor, ranks_T: Tensor | None, segments: Segments, num_prefix: int
-) -> tuple[Tensor | None, Tensor, Segments]:
-    """Where tokens ([T]) and prefix tokens ([N, R]) stand in the stream, and its segments.
-
-    Prefix tokens come first in their example. Where tokens stay as they are, the first is None.
-    """
-    device = ids_T.device
-    by_length = ranks_T is None and not segments.equal
-    first_N, joined = arrange(segments, num_prefix, by_length=by_length)
-    rows_NR = first_N[:, None] + torch.arange(num_prefix, device=device)
-    if not (num_prefix or by_length) and ranks_T is None:
-        return None, rows_NR, joined
-    ranks_T = torch.arange(len(ids_T), device=device) if ranks_T is None else ranks_T
-    within_T = ranks_T - segments.cu_seqlens[ids_T]
-    return first_N[ids_T] + num_prefix + within_T, rows_NR, joined
-
-
-def _lay(tokens: Tensor, prefix: Tensor, rows_T: Tensor | None, rows_NR: Tensor) -> Tensor:
-    """Tokens [T, ...] and prefix tokens [N, R, ...] in the order of the stream."""
-    if rows_T is None:
-        return tokens
-    stream = tokens.new_empty(len(rows_T) + rows_NR.numel(), *tokens.shape[1:])
-    stream = stream.index_copy(0, rows_T, tokens)
-    return stream.index_copy(0, rows_NR.flatten(), prefix.flatten(0, 1))
-
-
 def _lay_stream(
     ids_T: Tensor,
     angles: Tensor | None,
@@ -383,9 +356,9 @@ def _lay_stream(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Example numbers and rotations (cos, sin) of the stream; prefix tokens do not turn."""
     numbers = torch.arange(len(rows_NR), device=ids_T.device)[:, None].expand_as(rows_NR)
-    ids = _lay(ids_T, numbers, rows_T, rows_NR)
+    ids = lay(ids_T, numbers, rows_T, rows_NR)
     if angles is None:
         return ids, None, None
     still = angles.new_zeros(*rows_NR.shape, angles.shape[1])
-    angles = _lay(angles, still, rows_T, rows_NR)[:, None]
+    angles = lay(angles, still, rows_T, rows_NR)[:, None]
     return ids, angles.cos().to(dtype), angles.sin().to(dtype)

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from navit_backbone.tasks.detection.data import follow_classes, override
+from navit_backbone.tasks.common.classes import follow_classes, override
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted((ROOT / 'detection').glob('*.py'))

@@ -10,14 +10,14 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.structures import InstanceData
 
-from navit_backbone.tasks.detection import data as data_module
-from navit_backbone.tasks.detection.data import (
+from navit_backbone.tasks.common.classes import (
     class_names,
     follow_classes,
     override,
-    palette,
     set_num_classes,
 )
+from navit_backbone.tasks.common.palette import palette
+from navit_backbone.tasks.detection import data as data_module
 
 ANNOTATIONS = 'annotations/instances_train.json'
 

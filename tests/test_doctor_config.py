@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 
 from navit_backbone import NaViT
 from navit_backbone.checkpoint import save_navit, weights_of
-from navit_backbone.tasks.detection.data import override, set_num_classes
+from navit_backbone.tasks.common.classes import override, set_num_classes
 from navit_backbone.tools import doctor
 from navit_backbone.tools.doctor_config import examine_config
 from navit_backbone.tools.doctor_model import examine_model

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from navit_backbone import layers
 from navit_backbone.backbone import NaViTBackbone
+from navit_backbone.tasks.common.classes import override, set_num_classes
 from navit_backbone.tasks.common.flops import BackboneFlops, parameters_of
 from navit_backbone.tasks.common.resize import token_budget_size
-from navit_backbone.tasks.detection.data import override, set_num_classes
 from navit_backbone.tasks.detection.flops import HeadFlops
 from navit_backbone.tools import get_flops
 

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.sealed import write_sealed
+from navit_backbone.tasks.common.classes import set_num_classes
 from navit_backbone.tasks.common.published import check_names, config_of
 from navit_backbone.tasks.common.sample_set import write_sample_set
-from navit_backbone.tasks.detection.data import set_num_classes
 from navit_backbone.tools import predict, publish, test
 from navit_backbone.vit import NaViT
 from navit_backbone.weight_files import read_header, read_safetensors

@@ -19,6 +19,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
+from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
@@ -96,24 +97,6 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
     if not any(hook['type'] == LoadedWeightsHook.__name__ for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=LoadedWeightsHook.__name__)]
     return cfg
-
-
-def override(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Merge the overrides; in detection `data_root` and `classes` reach every data set."""
-    if cfg.get('default_scope') == 'mmdet':
-        from navit_backbone.tasks.detection import data
-
-        data.override(cfg, options)
-    else:
-        cfg.merge_from_dict(dict(options))
-
-
-def follow_classes(cfg: Config, *splits: str) -> None:
-    """Let the model count the classes of its data."""
-    if cfg.get('default_scope') == 'mmdet':
-        from navit_backbone.tasks.detection import data
-
-        data.follow_classes(cfg, splits)
 
 
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:

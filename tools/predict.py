@@ -26,12 +26,12 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.progress import track
 
+from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.published import check_names, config_of, is_published
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     check_options,
     mistake,
-    override,
     read_config,
     run,
 )

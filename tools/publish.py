@@ -53,7 +53,7 @@ def make(args: argparse.Namespace) -> None:
     cfg = config_for(args, meta)
     if cfg.get('default_scope') != 'mmdet':
         raise ValueError(f'{args.checkpoint}: only detectors can be published as yet')
-    from navit_backbone.tasks.detection.data import set_num_classes
+    from navit_backbone.tasks.common.classes import set_num_classes
 
     init_default_scope('mmdet')
     dataset_meta = {key.lower(): item for key, item in (meta.get('dataset_meta') or {}).items()}

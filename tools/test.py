@@ -13,10 +13,10 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import METRICS
 
+from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
-    follow_classes,
     read_config,
     run,
     without_pretraining,
@@ -54,7 +54,7 @@ def test(args: argparse.Namespace) -> None:
             raise ValueError(f'{args.config} has no {part}: there is nothing to test')
     cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
     cfg.load_from, cfg.resume = str(args.checkpoint), False
-    follow_classes(cfg, 'test')
+    follow_classes(cfg, ('test',))
     without_pretraining(cfg)
     if args.show_dir is not None:
         show(cfg, args.show_dir)

@@ -16,11 +16,11 @@ from mmengine.config import Config
 
 from navit_backbone.backbone import refuse_missing
 from navit_backbone.tasks.common.checkpoints import check_whole, find_checkpoint
+from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_base_batch_size
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
-    follow_classes,
     read_config,
     run,
 )
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
         resume(cfg, args.resume)
     use_launcher(cfg, args)
     check_start(cfg)
-    follow_classes(cfg, 'train', 'val')
+    follow_classes(cfg)
     base_batch_size = take_base_batch_size(cfg, wanted=args.auto_scale_lr)
     runner = build_runner(cfg)
     if base_batch_size is not None:

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from .data import APART
+from ..common.classes import APART
 
 
 @HOOKS.register_module()

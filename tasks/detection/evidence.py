@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.fileio import join_path
 from PIL import Image
 
+from ..common.classes import class_names
 from ..common.paired import Slice, Statistic, thirds
 from .average_precision import ALL, SIZES, AveragePrecision, Range, Truth
-from .data import class_names
 from .inference import annotated
 
 _SHOWN_FROM = 0.3  # the score from which a detection is drawn

@@ -20,9 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import nn
 
+from ..common.classes import class_names, set_num_classes
 from ..common.loaded_weights import check_fit
+from ..common.palette import palette
 from ..common.published import classes_in
-from .data import class_names, palette, set_num_classes
 
 
 class Detector:

@@ -1,0 +1,43 @@
+"""How a segmentor is run, in every segmentation config; nothing here decides a result but the seed."""
+
+default_scope = 'mmseg'
+custom_imports = dict(imports=['navit_backbone.tasks.segmentation'], allow_failed_imports=False)
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=10),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(
+        type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='mIoU'
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'),
+)
+custom_hooks = [
+    dict(type='MixedSizesHook'),
+    dict(type='PictureCheckHook'),
+    dict(type='LoadedWeightsHook'),
+    dict(type='BadSampleHook'),
+    dict(type='ThroughputHook'),
+    dict(type='WarmupCheckHook'),
+    dict(type='MemoryErrorHook'),
+]
+
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+# the seed of the weights, and of every draw of a sample together with its epoch and index
+randomness = dict(seed=0)
+
+env_cfg = dict(
+    cudnn_benchmark=False,  # pictures of many sizes: tuning for each would never end
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(type='LogProcessor', window_size=20, by_epoch=True)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,8 @@
+"""Segmentation: stock mmseg segmentors on the packed backbone. Importing it registers all of it."""
+
+from navit_backbone import backbone
+
+from .. import common
+from . import data, head, metric, mixed_sizes, model, preprocessor
+
+__all__ = ['backbone', 'common', 'data', 'head', 'metric', 'mixed_sizes', 'model', 'preprocessor']
