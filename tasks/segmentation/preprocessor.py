@@ -70,10 +70,9 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
         limits = self.test_cfg or dict(size=self.size, size_divisor=self.size_divisor)
         batch, paddings = stack_batch(inputs, pad_val=self.pad_val, **limits)
         canvas = (int(batch.shape[-2]), int(batch.shape[-1]))
-        for sample, padding in zip(samples or (), paddings, strict=False):
-            sample.set_metainfo(
-                {'img_padding_size': padding['img_padding_size'], 'pad_shape': canvas}
-            )
+        for sample, found in zip(samples or (), paddings, strict=False):
+            padding = tuple(int(side) for side in found['img_padding_size'])
+            sample.set_metainfo({'img_padding_size': padding, 'pad_shape': canvas})
         return dict(inputs=batch, data_samples=samples)
 
     def _check(self, sizes: Sequence[Size], samples: Sequence[SegDataSample]) -> None:

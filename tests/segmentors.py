@@ -1,0 +1,82 @@
+"""mmseg's segmentors on a tiny packed backbone, and batches of random pictures for them."""
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+import navit_backbone.tasks.segmentation  # noqa: F401  registers
+
+ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32, prefix_tokens=1)
+NUM_CLASSES = 7
+NORM = dict(type='LayerNorm2d', eps=1e-6)
+LOSS = dict(type='CrossEntropyLoss', avg_non_ignore=True)
+PYRAMID = dict(type='SimpleFeaturePyramid', in_channels=24, out_channels=16, strides=(4, 8, 16, 32))
+LINEAR = dict(type='NaViTLinearHead', in_channels=24)
+TWO_LEVELS = dict(type='NaViTLinearHead', in_channels=[24, 24], in_index=[0, 1])
+SEGMENTER = dict(
+    type='NaViTSegmenterHead', in_channels=24, channels=16, num_heads=2, drop_path_rate=0.0
+)
+FCN = dict(
+    type='FCNHead', in_channels=24, channels=16, num_convs=2, concat_input=False, norm_cfg=NORM
+)
+UPERNET = dict(
+    type='UPerHead',
+    in_channels=[16] * 4,
+    in_index=[0, 1, 2, 3],
+    channels=16,
+    norm_cfg=NORM,
+    dropout_ratio=0.0,
+)
+
+
+def segmentor(
+    head, *, neck=None, type='EncoderDecoder', mode='whole', position='learned_1d', **test
+):
+    """A segmentor with `head` on the two last blocks of a tiny backbone."""
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type=type,
+            data_preprocessor=dict(
+                type='NaViTSegDataPreprocessor',
+                mean=[123.0, 116.0, 103.0],
+                std=[58.0, 57.0, 57.0],
+                bgr_to_rgb=True,
+                size_divisor=16 if neck is None else 32,
+            ),
+            backbone=dict(type='NaViTBackbone', arch=ARCH, out_indices=(0, 1), position=position),
+            neck=neck,
+            decode_head=dict(num_classes=NUM_CLASSES, loss_decode=LOSS, **head),
+            train_cfg=ConfigDict(),
+            test_cfg=ConfigDict(mode=mode, **test),
+        )
+    )
+    model.init_weights()
+    return model
+
+
+def sample(size, *, native=None, seed=0):
+    """What a pipeline gives of one picture: random pixels and labels, some of them ignored."""
+    h, w = size
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(NUM_CLASSES, (1, h, w), generator=generator)
+    labels[torch.rand(1, h, w, generator=generator) < 0.2] = 255
+    data_sample = SegDataSample(
+        metainfo=dict(img_shape=(h, w), ori_shape=native or (h, w), img_path=f'{seed}.jpg')
+    )
+    data_sample.gt_sem_seg = PixelData(data=labels)
+    return torch.randint(256, (3, h, w), generator=generator, dtype=torch.uint8), data_sample
+
+
+def batch(sizes, *, natives=None):
+    """The same for several pictures, as a loader collates it."""
+    natives = natives or [None] * len(sizes)
+    pairs = [
+        sample(size, native=native, seed=seed)
+        for seed, (size, native) in enumerate(zip(sizes, natives, strict=True))
+    ]
+    images, samples = zip(*pairs, strict=True)
+    return dict(inputs=list(images), data_samples=list(samples))
