@@ -1,4 +1,4 @@
-"""How a segmentor is run, in every segmentation config; nothing here decides a result but the seed."""
+"""How a segmentor is run, in every config; nothing here decides a result but the seed."""
 
 default_scope = 'mmseg'
 custom_imports = dict(imports=['navit_backbone.tasks.segmentation'], allow_failed_imports=False)
@@ -7,9 +7,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=10),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='mIoU'
-    ),
+    checkpoint=dict(type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )

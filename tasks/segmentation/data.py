@@ -1,4 +1,4 @@
-"""Pictures and their label maps: folders of one's own, and mmseg's data sets, checked and seeded."""
+"""Pictures and label maps: folders of one's own and mmseg's data sets, checked and seeded."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class NaViTIoUMetric(BaseMetric):
     is said. mBIoU is the boundary IoU (Cheng et al. 2021, arXiv 2103.16562) over the pixels within
     `boundary_ratio` of the picture's diagonal from the border of a region; None leaves it out.
 
-    `out_dir`, where given, gets `per_class.json`, `confusion.json` and `confusion.png`.
+    `out_dir`, where given, gets `per_class.json` and `confusion.json`.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -83,6 +83,7 @@ class NaViTIoUMetric(BaseMetric):
 
     def compute_metrics(self, results: list[Counts]) -> dict[str, float]:
         classes = self.dataset_meta['classes']
+        results = [Counts(*item) for item in results]  # collecting them made plain tuples
         found = figures(results, len(classes))
         by_class = {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
         table = PrettyTable()
@@ -165,13 +166,15 @@ def write(
     classes: Sequence[str],
     folder: Path,
 ) -> None:
-    """The figures by class and the confusion, as numbers and as a picture."""
+    """The figures by class, and the confusion: `pixels[truth][prediction]`."""
     folder.mkdir(parents=True, exist_ok=True)
     confusion = confusion_of(results, len(classes))
     listed = {
-        name: {key: None if v[i] != v[i] else round(float(v[i]), 6) for key, v in by_class.items()}
+        name: {
+            key: None if np.isnan(v[i]) else round(float(v[i]), 6) for key, v in by_class.items()
+        }
         for i, name in enumerate(classes)
     }
     (folder / 'per_class.json').write_text(json.dumps(listed, indent=1) + '\n')
-    content = {'classes': list(classes), 'pixels by truth, by prediction': confusion.tolist()}
+    content = {'classes': list(classes), 'pixels': confusion.tolist()}
     (folder / 'confusion.json').write_text(json.dumps(content) + '\n')

@@ -1,0 +1,214 @@
+"""Folders of pictures and label maps: what is read, and what is refused, by name."""
+
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmseg.datasets import ADE20KDataset
+
+import navit_backbone.tasks.segmentation  # noqa: F401  registers
+from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
+
+SIZES = [(40, 60), (33, 21), (50, 50)]
+CLASSES = ['paper', 'circle', 'square', 'star']
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadSegMap'),
+    dict(type='ResizeToTokenBudget', max_tokens=16, patch_size=16),
+    dict(type='PackSegInputs'),
+]
+TEST_PIPELINE = [PIPELINE[0], PIPELINE[2], PIPELINE[1], PIPELINE[3]]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ('images', 'masks'):
+        (tmp_path / name).mkdir()
+    for number, size in enumerate(SIZES):
+        write_picture(tmp_path, number, size)
+        write_map(tmp_path, number, random.integers(len(CLASSES), size=size))
+    (tmp_path / 'classes.txt').write_text('\n'.join(CLASSES) + '\n')
+    return tmp_path
+
+
+def write_picture(folder, number, size):
+    cv2.imwrite(str(folder / f'images/{number}.jpg'), np.full((*size, 3), 99, np.uint8))
+
+
+def write_map(folder, number, labels):
+    cv2.imwrite(str(folder / f'masks/{number}.png'), np.asarray(labels).astype(np.uint8))
+
+
+def map_of(folder, number):
+    return cv2.imread(str(folder / f'masks/{number}.png'), cv2.IMREAD_UNCHANGED)
+
+
+def build(folder, *, pipeline=PIPELINE, type='NaViTSegDataset', **options):
+    init_default_scope('mmseg')
+    prefix = dict(img_path='images', seg_map_path='masks')
+    data = dict(type=type, data_root=str(folder), data_prefix=prefix, pipeline=pipeline)
+    return DATASETS.build({**data, **options})
+
+
+def loaded(dataset, number, loader=None):
+    """The label map as the loader gives it."""
+    results = dataset.get_data_info(number)
+    for step in (dict(type='LoadImageFromFile'), loader or dict(type='LoadSegMap')):
+        results = TRANSFORMS.build(step)(results)
+    return results['gt_seg_map']
+
+
+def test_pictures_keep_their_sizes_and_maps(folder):
+    dataset = build(folder)
+    assert dataset.metainfo['classes'] == tuple(CLASSES)
+    assert len(dataset.metainfo['palette']) == 4
+    for number, size in enumerate(SIZES):
+        assert (loaded(dataset, number) == map_of(folder, number)).all()
+        sample = dataset[SampleIndex(number, (0, 0, number))]['data_samples']
+        assert sample.ori_shape == size
+        assert sample.gt_sem_seg.shape == sample.img_shape
+    dataset = build(folder, pipeline=TEST_PIPELINE, test_mode=True)
+    for number, size in enumerate(SIZES):
+        assert dataset[number]['data_samples'].gt_sem_seg.shape == size
+
+
+def test_some_of_the_pictures_and_any_suffix(folder):
+    (folder / 'images/1.jpg').rename(folder / 'images/1.JPEG')
+    (folder / 'list.txt').write_text('1\n0.jpg\n')
+    records = [build(folder, ann_file='list.txt').get_data_info(i) for i in range(2)]
+    assert [record['img_path'].rsplit('/')[-1] for record in records] == ['1.JPEG', '0.jpg']
+    assert records[0]['seg_map_path'].endswith('masks/1.png')
+    assert len(build(folder, img_suffix='.jpg')) == 2
+
+
+@pytest.mark.parametrize('reduce', [False, True])
+def test_labels_as_mmseg_reads_them(folder, reduce):
+    """0 is ignored first, and then the classes that are left out."""
+    if reduce:
+        (folder / 'classes.txt').write_text('circle\nsquare\nstar\n')
+    write_map(folder, 0, np.resize([0, 1, 2, 3, 255], SIZES[0]))
+    chosen = ['star', 'circle']
+    dataset = build(folder, reduce_zero_label=reduce, metainfo=dict(classes=chosen))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        expected = loaded(dataset, 0, dict(type='LoadAnnotations'))
+    assert (loaded(dataset, 0) == expected).all()
+    assert loaded(dataset, 0)[0, :5].tolist() == [255, 1, 255, 0, 255]
+
+
+def test_a_stock_data_set_reads_alike(folder):
+    stock = build(folder, type='ADE20KDataset', reduce_zero_label=True)
+    ours = build(folder, type='NaViTADE20KDataset', reduce_zero_label=True)
+    assert ours.metainfo['classes'] == ADE20KDataset.METAINFO['classes']
+    for number in range(len(SIZES)):
+        expected = loaded(stock, number, dict(type='LoadAnnotations'))
+        assert (loaded(ours, number) == expected).all()
+
+
+# --------------------------------------------------------------------------------------------------
+# What is refused
+
+
+def fault(folder, labels, **options):
+    """What is told of a label map in the place of the first."""
+    loader = options.pop('loader', None)
+    cv2.imwrite(str(folder / 'masks/0.png'), labels)
+    with pytest.raises(BadSampleError) as caught:
+        loaded(build(folder, **options), 0, loader)
+    return str(caught.value)
+
+
+def test_a_map_of_another_size(folder):
+    told = fault(folder, np.ones((20, 30), np.uint8))
+    for part in ('masks/0.png', '20 x 30', 'images/0.jpg', '40 x 60', 'resize=True'):
+        assert part in told
+    loader = dict(type='LoadSegMap', resize=True)
+    labels = np.kron(np.arange(4, dtype=np.uint8).reshape(2, 2), np.ones((10, 15), np.uint8))
+    cv2.imwrite(str(folder / 'masks/0.png'), labels)
+    resized = loaded(build(folder), 0, loader)
+    assert (resized == labels.repeat(2, axis=0).repeat(2, axis=1)).all()
+
+
+@pytest.mark.parametrize('value', [4, 77, 254])
+def test_numbers_beyond_the_classes(folder, value):
+    labels = np.zeros(SIZES[0], np.uint8)
+    labels[3, 4:7] = value
+    told = fault(folder, labels)
+    for part in ('masks/0.png', '3 pixels', f'labels {value}', '4 labels, 0 to 3', '255'):
+        assert part in told
+    assert ('reduce_zero_label=True' in told) == (value == 4), 'classes that begin at 1'
+
+
+def test_numbers_beyond_a_byte(folder):
+    """mmseg keeps the last byte of each."""
+    labels = np.full(SIZES[0], 256, np.uint16)
+    assert 'labels 256' in fault(folder, labels)
+
+
+def test_colours(folder):
+    told = fault(folder, np.zeros((*SIZES[0], 3), np.uint8))
+    for part in ('masks/0.png', '[40, 60, 3]', 'one channel', 'prepare_data.py masks'):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'told'),
+    [
+        (lambda f: (f / 'masks/1.png').unlink(), r'1 of 3 pictures have no label map .*1\.jpg'),
+        (lambda f: (f / 'masks/1.png').rename(f / 'masks/01.png'), r'01\.png is there'),
+        (lambda f: [p.unlink() for p in (f / 'images').iterdir()], 'no pictures in .*images'),
+        (lambda f: (f / 'images').rename(f / 'photos'), 'no folder of pictures at .*images'),
+        (lambda f: (f / 'classes.txt').unlink(), r'no class names at .*classes\.txt'),
+        (lambda f: (f / 'classes.txt').write_text('a\na\nb'), 'class names a stand there twice'),
+        (lambda f: write_png(f, 1), r'1\.jpg and .*1\.png have one name'),
+        (lambda f: (f / 'list.txt').write_text('0\n7\n'), r'list\.txt: 1 of its 2 .* 7;'),
+    ],
+)
+def test_files_that_do_not_fit_together(folder, spoil, told):
+    spoil(folder)
+    listed = (folder / 'list.txt').exists()
+    with pytest.raises(ValueError, match=told):
+        build(folder, ann_file='list.txt' if listed else '')
+
+
+def write_png(folder, number):
+    cv2.imwrite(str(folder / f'images/{number}.png'), np.zeros((5, 5, 3), np.uint8))
+
+
+def test_a_class_that_is_not_there(folder):
+    with pytest.raises(ValueError, match=r"'cirkel' is none of the 4 .*circle"):
+        build(folder, metainfo=dict(classes=['cirkel']))
+
+
+@pytest.mark.parametrize('content', [b'', b'\x89PNG broken', None])
+def test_a_map_that_cannot_be_read_is_replaced_and_named(folder, content):
+    dataset = build(folder)
+    (folder / 'masks/0.png').unlink()
+    if content is not None:
+        (folder / 'masks/0.png').write_bytes(content)
+    sample = dataset[SampleIndex(0, (0, 0, 0))]['data_samples']
+    assert sample.ori_shape != SIZES[0]
+    assert [file.rsplit('/')[-1] for _, file in dataset.bad_samples] == ['0.jpg']
+    with pytest.raises(BadSampleError, match=r'masks/0\.png|images/0\.jpg'):
+        build_whole(folder)[0]
+
+
+def build_whole(folder):
+    write_map(folder, 0, np.zeros(SIZES[0]))
+    dataset = build(folder, pipeline=TEST_PIPELINE, test_mode=True)
+    (folder / 'masks/0.png').write_bytes(b'broken')
+    return dataset
+
+
+def test_ignored_pixels_alone_teach_nothing(folder):
+    write_map(folder, 0, np.full(SIZES[0], 255))
+    dataset = build(folder)
+    sample = dataset[SampleIndex(0, (0, 0, 0))]['data_samples']
+    assert (sample.gt_sem_seg.data != 255).any()
+    assert [file.rsplit('/')[-1] for _, file in dataset.emptied_samples] == ['0.jpg']
+    assert dataset.bad_samples == []
+    evaluated = build(folder, pipeline=TEST_PIPELINE, test_mode=True)[0]
+    assert (evaluated['data_samples'].gt_sem_seg.data == 255).all()
