@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ _BY_NOW_COPIED = {
     'steps_per_epoch': 'train_dataloader.batch_sampler.steps_per_epoch',
     'num_steps': 'train_cfg.max_epochs, which schedules follow',
 }
+
+
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs
+
+
+def enter_task(cfg: Config, source: Path) -> None:
+    """Register what a config's task has, and make its scope the default."""
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise ValueError(
+            f'{source} is of neither detection nor segmentation: default_scope is {scope!r}, not '
+            f'one of {list(TASKS)}'
+        )
+    init_default_scope(scope)
+    import_module(f'navit_backbone.tasks.{TASKS[scope]}')
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,15 @@
-"""Find objects in pictures.
+"""Find objects in pictures, or label their pixels.
 
     python tools/predict.py CONFIG CHECKPOINT INPUT... --out-dir DIR
     python tools/predict.py MODEL.safetensors INPUT... --out-dir DIR
 
 MODEL is a file of tools/publish.py, which is all that is needed. INPUT is a picture or a folder,
-which is searched with all folders in it. DIR gets each picture with its objects drawn, at its own
-size, and predictions.json: all objects in COCO's form, boxes as [x, y, width, height] in the
-pictures' own pixels, masks as run-length codes. Its images and categories have numbers of its own,
-which it lists with their file names and class names. Exit status 3: some pictures were skipped.
+which is searched with all folders in it. DIR gets each picture with what was found drawn on it, at
+its own size, and predictions.json, whose images and categories have numbers of its own, listed with
+their file names and class names. Of a detector it has all objects in COCO's form: boxes as [x, y,
+width, height] in the pictures' own pixels, masks as run-length codes. Of a segmentor it has the
+share of each class, and DIR/labels/ the class of each pixel as a PNG of one channel. Exit status 3:
+some pictures were skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 from rich.progress import track
 
 from navit_backbone.tasks.common.classes import override
@@ -31,14 +32,15 @@ from navit_backbone.tasks.common.published import check_names, config_of, is_pub
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     check_options,
+    enter_task,
     mistake,
     read_config,
     run,
 )
+from navit_backbone.tools.predict_output import tools_for
 
-if TYPE_CHECKING:  # detection is imported once its config was read
-    from navit_backbone.tasks.detection.inference import Detector
-
+if TYPE_CHECKING:
+    from navit_backbone.tasks.common.inference import Predictor
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 # What loading raises on a file that is broken or no picture.
 UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
@@ -84,33 +86,32 @@ def predict(args: argparse.Namespace) -> int:
     if not args.checkpoint.is_file():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
     cfg = config_for(args)
-    from navit_backbone.tasks.detection.inference import Detector, annotated
-
-    detector = Detector(cfg, args.checkpoint, device=args.device)
+    model_side, output_side = tools_for(cfg.default_scope)
+    predictor = model_side(cfg, args.checkpoint, device=args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
-        'config': str(args.config),
-        'checkpoint': str(args.checkpoint),
-        'categories': [{'id': i, 'name': name} for i, name in enumerate(detector.classes)],
-        'images': [],
-        'annotations': [],
-        'skipped': [],
-    }
-    num_drawn = 0
+    output = output_side(args.out_dir, predictor.classes, args.score_thr)
+    images: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
     for file, target in track(files.items(), description='predicting'):
         try:
-            image, objects = look(detector, file)
+            image, found = look(predictor, file)
         except SkippedError as error:
-            content['skipped'].append({'file_name': str(file), 'reason': str(error)})
+            skipped.append({'file_name': str(file), 'reason': str(error)})
             continue
-        add(content, file, image.shape, objects)
-        shown = [item for item in objects if item['score'] >= args.score_thr]
-        num_drawn += len(shown)
-        out = args.out_dir / target
-        out.parent.mkdir(parents=True, exist_ok=True)
-        annotated(image, shown, len(detector.classes)).save(out, quality=92)
+        height, width = image.shape[:2]
+        entry = {'id': len(images) + 1, 'file_name': str(file), 'height': height, 'width': width}
+        output.write(image, found, entry, target)
+        images.append(entry)
+    content = {
+        'config': str(args.config),
+        'checkpoint': str(args.checkpoint),
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(predictor.classes)],
+        'images': images,
+        **output.content,
+        'skipped': skipped,
+    }
     status = report(content, args.out_dir)
-    print(drawn(num_drawn, [item['score'] for item in content['annotations']], args.score_thr))
+    print(output.summary())
     return status
 
 
@@ -118,12 +119,8 @@ def config_for(args: argparse.Namespace) -> Config:
     """The config that was given, or the one inside the published model."""
     published = is_published(args.config)
     cfg = config_of(args.config) if published else read_config(args.config, args.cfg_options)
-    if cfg.get('default_scope') != 'mmdet':
-        raise ValueError(f'{args.config} is no detection config (default_scope is not mmdet)')
+    enter_task(cfg, args.config)
     if published:
-        init_default_scope('mmdet')
-        from navit_backbone.tasks import detection  # noqa: F401  registers
-
         check_names(cfg)
         check_options(cfg, args.cfg_options)
         override(cfg, args.cfg_options)
@@ -134,16 +131,16 @@ class SkippedError(ValueError):
     """Why a picture is left out, to follow its name; the others are predicted nevertheless."""
 
 
-def look(detector: Detector, file: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A picture [h, w, 3] in RGB and its objects."""
+def look(predictor: Predictor, file: Path) -> tuple[np.ndarray, Any]:
+    """A picture [h, w, 3] in RGB, and what is found in it."""
     try:
-        results = detector.read(file)
+        results = predictor.read(file)
     except UNREADABLE as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise SkippedError(f'cannot be read ({reason})') from error
     image = np.ascontiguousarray(results['img'][..., ::-1])
     try:
-        return image, detector.find(results)
+        return image, predictor.find(results)
     except ValueError as error:  # as of a picture too long for the positions
         if (reason := mistake(error)) is None:
             raise
@@ -178,36 +175,12 @@ def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
     return files
 
 
-def add(
-    content: dict[str, Any], file: Path, shape: tuple[int, ...], objects: list[dict[str, Any]]
-) -> None:
-    """Add a picture and its objects to the content of predictions.json."""
-    number = len(content['images']) + 1
-    content['images'].append(
-        {'id': number, 'file_name': str(file), 'height': shape[0], 'width': shape[1]}
-    )
-    start = len(content['annotations']) + 1
-    for i, item in enumerate(objects):
-        content['annotations'].append({'id': start + i, 'image_id': number, **item})
-
-
-def drawn(count: int, scores: list[float], score_thr: float) -> str:
-    """How many objects are in the pictures; where there are none, why."""
-    if count or not scores:
-        return f'{count} objects drawn, those of score {score_thr:g} or more'
-    return (
-        f'no object drawn: none has a score of {score_thr:g} or more, the best has '
-        f'{max(scores):.2g}. Draw it with a lower --score-thr; a model of such scores was trained '
-        'for too few steps, or on other pictures'
-    )
-
-
 def report(content: dict[str, Any], out_dir: Path) -> int:
     """Write predictions.json, say what is where, and give the exit status."""
     out = out_dir / 'predictions.json'
     out.write_text(json.dumps(content, indent=1) + '\n')
     skipped = content['skipped']
-    print(f'{len(content["images"])} pictures drawn in {out_dir}; all objects in {out}')
+    print(f'{len(content["images"])} pictures drawn in {out_dir}; all that was found in {out}')
     for item in skipped:
         print(f'skipped: {item["file_name"]} {item["reason"]}', file=sys.stderr)
     return 3 if skipped else 0

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from navit_backbone.sealed import DIGEST
+from navit_backbone.tasks.common.classes import set_num_classes
 from navit_backbone.tasks.common.published import publish
-from navit_backbone.tools.command_line import add_options_argument, read_config, run
+from navit_backbone.tools.command_line import add_options_argument, enter_task, read_config, run
 from navit_backbone.weight_files import config_values, read_header
 
 
@@ -51,11 +51,7 @@ def make(args: argparse.Namespace) -> None:
     content = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     cfg = config_for(args, meta)
-    if cfg.get('default_scope') != 'mmdet':
-        raise ValueError(f'{args.checkpoint}: only detectors can be published as yet')
-    from navit_backbone.tasks.common.classes import set_num_classes
-
-    init_default_scope('mmdet')
+    enter_task(cfg, args.checkpoint)
     dataset_meta = {key.lower(): item for key, item in (meta.get('dataset_meta') or {}).items()}
     if not dataset_meta.get('classes'):
         raise ValueError(f'{args.checkpoint} holds no class names: tools/train.py saves them')

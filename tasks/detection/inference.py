@@ -4,45 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config, ConfigDict
-from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
-from torch import nn
 
-from ..common.classes import class_names, set_num_classes
-from ..common.loaded_weights import check_fit
+from ..common.inference import Predictor
 from ..common.palette import palette
-from ..common.published import classes_in
 
 
-class Detector:
-    """A model and its test pipeline: a file in, objects in the file's own pixels out.
-
-    `checkpoint` may be a published model; its class names are those of its training.
-    """
-
-    def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-        self.classes = _classes(cfg, content, checkpoint)
-        self.model = _build(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
-        loader, *rest = cfg.test_dataloader.dataset.pipeline
-        self.load, self.prepare = Compose([loader]), Compose(rest)
-
-    def read(self, file: Path) -> dict[str, Any]:
-        """The picture as the pipeline's first transform loads it; whatever that raises."""
-        results: dict[str, Any] = self.load({'img_path': str(file), 'img_id': 0})
-        return results
+class Detector(Predictor):
+    """Objects in the pictures' own pixels."""
 
     @torch.no_grad()
     def find(self, results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -51,9 +28,7 @@ class Detector:
         Boxes are [x, y, width, height]; where the model finds masks, `segmentation` is COCO's
         run-length code.
         """
-        batch = {key: [value] for key, value in self.prepare(results).items()}
-        sample: DetDataSample = self.model.test_step(batch)[0]
-        return self._objects(sample)
+        return self._objects(self.sample(results))
 
     def _objects(self, sample: DetDataSample) -> list[dict[str, Any]]:
         found = sample.pred_instances.cpu()
@@ -69,31 +44,6 @@ class Detector:
             for item, code in zip(objects, codes, strict=True):
                 item['segmentation'] = {**code, 'counts': code['counts'].decode()}
         return objects
-
-
-def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
-    """The class names that the checkpoint was trained with, else those of the config's data."""
-    meta = content.get('meta')
-    if classes := classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None):
-        return classes
-    try:
-        return class_names(cfg.test_dataloader.dataset)
-    except ValueError as error:
-        raise ValueError(
-            f'{checkpoint} holds no class names (tools/train.py saves them), and those of the data '
-            f'are not at hand: {error}'
-        ) from error
-
-
-def _build(
-    model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
-) -> nn.Module:
-    set_num_classes(model_cfg, num_classes)
-    model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
-    state = content.get('state_dict', content)
-    check_fit(model, state, checkpoint)
-    model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
-    return model
 
 
 def with_flips(cfg: Config) -> None:

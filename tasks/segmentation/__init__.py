@@ -3,6 +3,16 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import data, head, metric, mixed_sizes, model, preprocessor
+from . import data, head, metric, mixed_sizes, model, overlay_hook, preprocessor
 
-__all__ = ['backbone', 'common', 'data', 'head', 'metric', 'mixed_sizes', 'model', 'preprocessor']
+__all__ = [
+    'backbone',
+    'common',
+    'data',
+    'head',
+    'metric',
+    'mixed_sizes',
+    'model',
+    'overlay_hook',
+    'preprocessor',
+]

@@ -1,0 +1,71 @@
+"""A trained model on pictures that no data set lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmcv.transforms import Compose
+from mmengine.config import Config, ConfigDict
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from .classes import class_names, set_num_classes
+from .loaded_weights import check_fit
+from .published import classes_in
+
+
+class Predictor:
+    """A model and its test pipeline. Tasks add what they find in a picture, and how it is drawn.
+
+    `checkpoint` may be a published model; its class names are those of its training.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        self.classes = _classes(cfg, content, checkpoint)
+        self.model = _build(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
+        loader, *rest = cfg.test_dataloader.dataset.pipeline
+        self.load, self.prepare = Compose([loader]), Compose(rest)
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """The picture as the pipeline's first transform loads it; whatever that raises."""
+        results: dict[str, Any] = self.load({'img_path': str(file), 'img_id': 0})
+        return results
+
+    def find(self, results: dict[str, Any]) -> Any:
+        """What is found in a picture that was read, in the picture's own pixels."""
+        raise NotImplementedError
+
+    def sample(self, results: dict[str, Any]) -> Any:
+        """The model's data sample for a picture that was read. Call it without gradients."""
+        batch = {key: [value] for key, value in self.prepare(results).items()}
+        return self.model.test_step(batch)[0]
+
+
+def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
+    """The class names that the checkpoint was trained with, else those of the config's data."""
+    meta = content.get('meta')
+    if classes := classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None):
+        return classes
+    try:
+        return class_names(cfg.test_dataloader.dataset)
+    except ValueError as error:
+        raise ValueError(
+            f'{checkpoint} holds no class names (tools/train.py saves them), and those of the data '
+            f'are not at hand: {error}'
+        ) from error
+
+
+def _build(
+    model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
+) -> nn.Module:
+    set_num_classes(model_cfg, num_classes)
+    model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
+    state = content.get('state_dict', content)
+    check_fit(model, state, checkpoint)
+    model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
+    return model

@@ -1,0 +1,59 @@
+"""Truth and prediction over the picture, for `tools/test.py --show-dir`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.fileio import get
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmseg.structures import SegDataSample
+
+from .overlay import labelled
+
+
+@HOOKS.register_module()
+class OverlayHook(Hook):
+    """Draws each test picture under its truth and its prediction, with a legend of the classes.
+
+    With `draw` into `test_out_dir` (within the work dir, where the path is not absolute), under the
+    pictures' names, in the folders that they lie in below their common one.
+    """
+
+    def __init__(self, *, draw: bool = False, test_out_dir: str = 'overlays') -> None:
+        self.draw, self.test_out_dir = draw, test_out_dir
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
+        if not self.draw:
+            return
+        dataset = runner.test_dataloader.dataset
+        meta = dataset.metainfo
+        folder = Path(runner.work_dir) / self.test_out_dir
+        for sample in outputs or ():
+            content = get(sample.img_path)
+            image = mmcv.imfrombytes(content, channel_order='rgb')
+            maps = [_numbers(sample.pred_sem_seg)]
+            if 'gt_sem_seg' in sample:
+                maps.insert(0, _numbers(sample.gt_sem_seg))
+            prefix = Path(dataset.data_prefix.get('img_path') or '')
+            path = Path(sample.img_path)
+            inner = path.relative_to(prefix) if prefix in path.parents else Path(path.name)
+            out = (folder / inner).with_suffix('.jpg')
+            out.parent.mkdir(parents=True, exist_ok=True)
+            labelled(image, maps, meta['classes'], meta['palette']).save(out, quality=92)
+
+
+def _numbers(data: Any) -> np.ndarray:
+    numbers: np.ndarray = data.data.squeeze(0).cpu().numpy().astype(np.uint8)
+    return numbers

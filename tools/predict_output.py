@@ -1,0 +1,98 @@
+"""What tools/predict.py writes of a picture: objects of a detector, regions of a segmentor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from navit_backbone.tasks.common.palette import palette
+
+if TYPE_CHECKING:
+    from navit_backbone.tasks.common.inference import Predictor
+
+
+class Objects:
+    """Boxes, scores and masks: drawn on the picture, listed in COCO's form."""
+
+    def __init__(self, out_dir: Path, classes: tuple[str, ...], score_thr: float) -> None:
+        self.out_dir, self.classes, self.score_thr = out_dir, classes, score_thr
+        self.content: dict[str, Any] = {'annotations': []}
+        self.num_drawn = 0
+
+    def write(
+        self, image: np.ndarray, objects: list[dict[str, Any]], entry: dict[str, Any], target: Path
+    ) -> None:
+        """Draw the objects of the picture [h, w, 3] (RGB), and note all under its `entry`."""
+        from navit_backbone.tasks.detection.inference import annotated
+
+        listed = self.content['annotations']
+        start = len(listed) + 1
+        listed += [{'id': start + i, 'image_id': entry['id'], **o} for i, o in enumerate(objects)]
+        shown = [item for item in objects if item['score'] >= self.score_thr]
+        self.num_drawn += len(shown)
+        out = self.out_dir / target
+        out.parent.mkdir(parents=True, exist_ok=True)
+        annotated(image, shown, len(self.classes)).save(out, quality=92)
+
+    def summary(self) -> str:
+        """How many objects are in the pictures; where there are none, why."""
+        scores = [item['score'] for item in self.content['annotations']]
+        if self.num_drawn or not scores:
+            return f'{self.num_drawn} objects drawn, those of score {self.score_thr:g} or more'
+        return (
+            f'no object drawn: none has a score of {self.score_thr:g} or more, the best has '
+            f'{max(scores):.2g}. Draw it with a lower --score-thr; a model of such scores was '
+            'trained for too few steps, or on other pictures'
+        )
+
+
+class Regions:
+    """A class for each pixel: the picture under its label map, and the map itself."""
+
+    def __init__(self, out_dir: Path, classes: tuple[str, ...], score_thr: float) -> None:
+        self.out_dir, self.classes = out_dir, classes
+        self.colours = palette(len(classes))
+        self.content: dict[str, Any] = {}
+        self.pixels = np.zeros(len(classes), dtype=np.int64)
+
+    def write(
+        self, image: np.ndarray, labels: np.ndarray, entry: dict[str, Any], target: Path
+    ) -> None:
+        """Draw the picture [h, w, 3] (RGB) with its legend; keep its label map [h, w]."""
+        from navit_backbone.tasks.segmentation.overlay import label_picture, labelled, shares
+
+        self.pixels += np.bincount(labels.ravel(), minlength=len(self.classes))
+        kept = Path('labels') / target.with_suffix('.png')
+        for out in (self.out_dir / target, self.out_dir / kept):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        labelled(image, [labels], self.classes, self.colours).save(
+            self.out_dir / target, quality=92
+        )
+        label_picture(labels, self.colours).save(self.out_dir / kept)
+        entry['labels'] = str(kept)
+        entry['shares'] = {
+            self.classes[label]: round(share, 6) for label, share in shares(labels).items()
+        }
+
+    def summary(self) -> str:
+        """The classes that were found, the largest first."""
+        total = max(1, int(self.pixels.sum()))
+        order = [i for i in np.argsort(-self.pixels, kind='stable') if self.pixels[i]]
+        named = [f'{self.classes[i]} {100 * self.pixels[i] / total:.1f} %' for i in order[:8]]
+        return (
+            f'label maps in {self.out_dir / "labels"}; {len(order)} of {len(self.classes)} classes '
+            f'found: {", ".join(named)}' + (', ...' if len(order) > 8 else '')
+        )
+
+
+def tools_for(scope: str) -> tuple[type[Predictor], type[Objects] | type[Regions]]:
+    """The model's side and the output's side of a task, by the `default_scope` of its configs."""
+    if scope == 'mmdet':
+        from navit_backbone.tasks.detection.inference import Detector
+
+        return Detector, Objects
+    from navit_backbone.tasks.segmentation.inference import Segmentor
+
+    return Segmentor, Regions
