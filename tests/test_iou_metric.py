@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
+from PIL import Image
 
+from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.segmentation import metric as metric_module
 from navit_backbone.tasks.segmentation.metric import NaViTIoUMetric, boundaries
 
@@ -27,7 +29,7 @@ def maps(size, seed, classes=3):
 
 def evaluated(pairs, metric=None, classes=CLASSES):
     metric = metric or NaViTIoUMetric()
-    metric.dataset_meta = dict(classes=classes)
+    metric.dataset_meta = dict(classes=classes, palette=palette(len(classes)))
     for number, (found, truth) in enumerate(pairs):
         sample = SegDataSample(metainfo=dict(img_path=f'{number}.jpg'))
         sample.pred_sem_seg = PixelData(data=torch.as_tensor(found)[None])
@@ -137,7 +139,7 @@ def test_more_pixels_than_float32_counts():
 
 def test_files(tmp_path):
     pairs = [maps((30, 40), 0)]
-    found = evaluated(pairs, NaViTIoUMetric(out_dir=str(tmp_path)))
+    found = evaluated(pairs, NaViTIoUMetric(output_dir=str(tmp_path)))
     listed = json.loads((tmp_path / 'per_class.json').read_text())
     assert list(listed) == list(CLASSES)
     assert listed['unicorn']['IoU'] is None
@@ -145,6 +147,12 @@ def test_files(tmp_path):
     assert 100 * mean == pytest.approx(found['mIoU'], abs=0.01)
     confusion = np.array(json.loads((tmp_path / 'confusion.json').read_text())['pixels'])
     assert confusion.sum() == (pairs[0][1] != 255).sum()
+    (picture,) = json.loads((tmp_path / 'pictures.json').read_text())['pictures']
+    assert picture['size'] == [30, 40]
+    assert sum(pixels for *_, pixels in picture['confusion']) == confusion.sum()
+    kept = np.array(Image.open(tmp_path / 'labels' / picture['labels']))
+    assert (kept == pairs[0][0]).all()
+    assert Image.open(tmp_path / 'confusion.png').width > 100
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ from navit_backbone.tools.arms_runs import Run, seconds_left
 from navit_backbone.tools.command_line import run
 
 # By the config's default_scope, who knows what to measure.
-TASKS = {'mmdet': 'navit_backbone.tasks.detection.evidence'}
+TASKS = {
+    'mmdet': 'navit_backbone.tasks.detection.evidence',
+    'mmseg': 'navit_backbone.tasks.segmentation.evidence',
+}
 
 
 def parse_args() -> argparse.Namespace:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,12 +17,17 @@ from mmengine.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from .overlay import label_picture
+
 
 class Counts(NamedTuple):
     """What one picture adds. Pixels whose truth is ignored are in none of it."""
 
     confusion: np.ndarray  # [number, 3]: (truth, prediction, pixels), what occurs alone
     boundary: np.ndarray  # [number, 3]: (class, pixels in both boundaries, in either)
+    file: str = ''
+    labels: str = ''  # the file of its label map in output_dir/labels
+    size: tuple[int, int] = (0, 0)  # height, width
 
 
 @METRICS.register_module()
@@ -33,7 +39,9 @@ class NaViTIoUMetric(BaseMetric):
     is said. mBIoU is the boundary IoU (Cheng et al. 2021, arXiv 2103.16562) over the pixels within
     `boundary_ratio` of the picture's diagonal from the border of a region; None leaves it out.
 
-    `out_dir`, where given, gets `per_class.json` and `confusion.json`.
+    `output_dir`, where given, gets `per_class.json`, `confusion.json` and `confusion.png`, in
+    `pictures.json` what each picture adds, and in `labels/` its label map, the model's class
+    numbers as a PNG of one channel.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -43,14 +51,14 @@ class NaViTIoUMetric(BaseMetric):
         *,
         ignore_index: int = 255,
         boundary_ratio: float | None = 0.02,
-        out_dir: str | None = None,
+        output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ignore_index = ignore_index
         self.boundary_ratio = boundary_ratio
-        self.out_dir = out_dir
+        self.output_dir = None if output_dir is None else Path(output_dir)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         num = len(self.dataset_meta['classes'])
@@ -68,7 +76,23 @@ class NaViTIoUMetric(BaseMetric):
                     f'truth {tuple(truth.shape)}: LoadSegMap must come after the resize in the '
                     'test pipeline, as the truth keeps its own size'
                 )
-            self.results.append(self._count(found, truth.to(found), num))
+            counts = self._count(found, truth.to(found), num)
+            file = str(sample.get('img_path', ''))
+            size = (int(truth.shape[0]), int(truth.shape[1]))
+            counts = counts._replace(file=file, labels=self._keep(found, file), size=size)
+            self.results.append(counts)
+
+    def _keep(self, found: Tensor, file: str) -> str:
+        """Write the label map where it is asked for; its name, told apart by the whole path."""
+        if self.output_dir is None:
+            return ''
+        digest = hashlib.blake2b(file.encode(), digest_size=4).hexdigest()
+        name = f'{Path(file).stem}-{digest}.png'
+        folder = self.output_dir / 'labels'
+        folder.mkdir(parents=True, exist_ok=True)
+        palette = self.dataset_meta['palette']
+        label_picture(found.cpu().numpy(), palette).save(folder / name)
+        return name
 
     def _count(self, found: Tensor, truth: Tensor, num: int) -> Counts:
         valid = truth != self.ignore_index
@@ -99,8 +123,9 @@ class NaViTIoUMetric(BaseMetric):
                 f'stay out of the means: {", ".join(map(str, absent))}',
                 'current',
             )
-        if self.out_dir is not None:
-            write(results, by_class, classes, Path(self.out_dir))
+        if self.output_dir is not None:
+            meta = {**self.dataset_meta, 'ignore_index': self.ignore_index}
+            write(results, by_class, meta, self.output_dir)
         means = {f'm{key}': float(np.nanmean(value)) for key, value in by_class.items()}
         return {
             key: round(100 * value, 2) for key, value in {'aAcc': found['aAcc'], **means}.items()
@@ -116,22 +141,36 @@ def confusion_of(results: Sequence[Counts], num: int) -> np.ndarray:
     return confusion
 
 
+def by_picture(results: Sequence[Counts], num: int) -> tuple[np.ndarray, ...]:
+    """Pixels by picture and class, each [pictures, num] int64.
+
+    Right ones, those of the truth, those of the prediction; in both boundaries, in either.
+    """
+    tables = tuple(np.zeros((len(results), num), dtype=np.int64) for _ in range(5))
+    both, truth, found, inner, outer = tables
+    for row, counts in enumerate(results):
+        of_truth, of_prediction, pixels = counts.confusion.T
+        right = of_truth == of_prediction
+        both[row, of_truth[right]] = pixels[right]
+        np.add.at(truth[row], of_truth, pixels)
+        np.add.at(found[row], of_prediction, pixels)
+        label, shared, either = counts.boundary.T
+        inner[row, label], outer[row, label] = shared, either
+    return tables
+
+
 def figures(results: Sequence[Counts], num: int) -> dict[str, Any]:
     """aAcc, and by class [num] IoU, Acc and, where boundaries were counted, BIoU; all 0 to 1."""
-    confusion = confusion_of(results, num)
-    both, truth, prediction = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    boundary = np.zeros((num, 2), dtype=np.int64)
-    for counts in results:
-        boundary[counts.boundary[:, 0]] += counts.boundary[:, 1:]
+    both, truth, found, inner, outer = (table.sum(0) for table in by_picture(results, num))
     with np.errstate(invalid='ignore'):
-        found = {
-            'aAcc': both.sum() / confusion.sum(),
-            'IoU': both / (truth + prediction - both),
+        measured = {
+            'aAcc': both.sum() / truth.sum(),
+            'IoU': both / (truth + found - both),
             'Acc': both / truth,
         }
-        if boundary.any():
-            found['BIoU'] = boundary[:, 0] / boundary[:, 1]
-    return found
+        if outer.any():
+            measured['BIoU'] = inner / outer
+    return measured
 
 
 def boundaries(
@@ -163,11 +202,12 @@ def _boundary(region: np.ndarray, width: int) -> np.ndarray:
 def write(
     results: Sequence[Counts],
     by_class: dict[str, np.ndarray],
-    classes: Sequence[str],
+    meta: Mapping[str, Any],
     folder: Path,
 ) -> None:
-    """The figures by class, and the confusion: `pixels[truth][prediction]`."""
+    """The figures by class; the confusion, `pixels[truth][prediction]`; what each picture adds."""
     folder.mkdir(parents=True, exist_ok=True)
+    classes = list(meta['classes'])
     confusion = confusion_of(results, len(classes))
     listed = {
         name: {
@@ -176,5 +216,53 @@ def write(
         for i, name in enumerate(classes)
     }
     (folder / 'per_class.json').write_text(json.dumps(listed, indent=1) + '\n')
-    content = {'classes': list(classes), 'pixels': confusion.tolist()}
+    content = {'classes': classes, 'pixels': confusion.tolist()}
     (folder / 'confusion.json').write_text(json.dumps(content) + '\n')
+    confusion_picture(confusion, classes, folder / 'confusion.png')
+    pictures = [
+        dict(
+            file=counts.file,
+            labels=counts.labels,
+            size=counts.size,
+            confusion=counts.confusion.tolist(),
+            boundary=counts.boundary.tolist(),
+        )
+        for counts in results
+    ]
+    content = dict(
+        classes=classes,
+        palette=[list(map(int, colour)) for colour in meta['palette']],
+        ignore_index=meta['ignore_index'],
+        pictures=pictures,
+    )
+    (folder / 'pictures.json').write_text(json.dumps(content) + '\n')
+
+
+def confusion_picture(confusion: np.ndarray, classes: Sequence[str], file: Path) -> None:
+    """A row for each class of the truth that occurs: the shares of it that are predicted as what.
+
+    Columns are the classes that occur in truth or prediction, the most frequent first.
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-confusion.sum(1), kind='stable')
+    order = order[(confusion.sum(1) + confusion.sum(0))[order] > 0]
+    rows = order[confusion.sum(1)[order] > 0]
+    table = confusion[np.ix_(rows, order)] / confusion[rows].sum(1, keepdims=True)
+    side = 2.5 + 0.24 * len(order)
+    canvas = Figure(figsize=(side + 1, 2.5 + 0.24 * len(rows)), layout='constrained')
+    axes = canvas.subplots()
+    image = axes.imshow(100 * table, vmin=0, vmax=100, cmap='viridis')
+    axes.set_xticks(range(len(order)), [classes[i] for i in order], rotation=90)
+    axes.set_yticks(range(len(rows)), [classes[i] for i in rows])
+    axes.set_xlabel('prediction')
+    axes.set_ylabel('truth')
+    for y, row in enumerate(table):
+        for x, share in enumerate(row):
+            if share >= 0.005:
+                colour = 'black' if share > 0.6 else 'white'
+                axes.text(
+                    x, y, f'{100 * share:.0f}', ha='center', va='center', fontsize=6, color=colour
+                )
+    canvas.colorbar(image, ax=axes, label='% of the pixels of the truth', shrink=0.6)
+    canvas.savefig(file, dpi=110)
