@@ -1,6 +1,7 @@
 """Evaluate a checkpoint on the test set of its config.
 
 python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--tta] [--out FILE.json|FILE.pkl]
+python tools/test.py CONFIG CHECKPOINT --tokens 256,576,1024,native    # quality and time by tokens
 tools/dist_test.sh CONFIG CHECKPOINT GPUS [the same arguments]
 """
 
@@ -22,6 +23,7 @@ from navit_backbone.tools.command_line import (
     without_pretraining,
 )
 from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
+from navit_backbone.tools.token_curve import budgets_of, curve, report
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,8 +39,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='.json: the figures; .pkl: the predictions, for offline evaluation'
     )
+    parser.add_argument(
+        '--tokens',
+        metavar='N,N,...',
+        help='test with each of these budgets, and draw figures and time over them; native: as the '
+        'pictures are',
+    )
     add_launcher_arguments(parser)
     args = parser.parse_args()
+    if args.tokens and (args.out or args.tta or args.show_dir or args.launcher != 'none'):
+        parser.error('--tokens goes with none of --out, --tta, --show-dir and --launcher')
     if args.out is not None and args.out.suffix not in ('.json', '.pkl'):
         parser.error(f'--out {args.out} must end in .json or .pkl')
     return args
@@ -62,6 +72,9 @@ def test(args: argparse.Namespace) -> None:
         from navit_backbone.tasks.detection.inference import with_flips
 
         with_flips(cfg)
+    if args.tokens:
+        report(curve(cfg, budgets_of(args.tokens)), Path(cfg.work_dir))
+        return
     use_launcher(cfg, args)
     runner = build_runner(cfg)
     if args.out is not None and args.out.suffix == '.pkl':

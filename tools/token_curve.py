@@ -1,0 +1,135 @@
+"""Quality and time of a model by the tokens that it sees a picture with: tools/test.py --tokens."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from navit_backbone.tools.command_line import build_runner
+
+NATIVE = 'native'
+_UNBOUNDED = 2**20  # tokens: a picture of 16,384 x 16,384 pixels at a patch of 16
+
+
+def budgets_of(text: str) -> list[int | str]:
+    """'256,400,native' as numbers of tokens; native: every picture at its own size."""
+    budgets: list[int | str] = []
+    for part in text.split(','):
+        if part != NATIVE and not (part.isdecimal() and int(part)):
+            raise ValueError(
+                f'--tokens {text}: {part!r} is no number of tokens; give them as 256,576,1024, and '
+                f'{NATIVE} for the pictures as they are'
+            )
+        budgets.append(part if part == NATIVE else int(part))
+    return budgets
+
+
+def with_budget(cfg: Config, budget: int | str) -> Config:
+    """A copy of the config that tests with so many tokens a picture."""
+    cfg = deepcopy(cfg)
+    steps = [
+        step
+        for step in cfg.test_dataloader.dataset.pipeline
+        if step['type'] == 'ResizeToTokenBudget'
+    ]
+    if len(steps) != 1:
+        raise ValueError(
+            f'{cfg.filename}: --tokens sets max_tokens of ResizeToTokenBudget, of which the test '
+            f'pipeline has {len(steps)}: give it one'
+        )
+    (step,) = steps
+    step.pop('min_tokens', None)
+    if budget == NATIVE:
+        step.update(max_tokens=_UNBOUNDED, min_tokens=1)
+    else:
+        step.max_tokens = budget
+    cfg.work_dir = str(Path(cfg.work_dir) / f'tokens_{budget}')
+    return cfg
+
+
+def curve(cfg: Config, budgets: Sequence[int | str]) -> list[dict[str, Any]]:
+    """The figures of each budget, with tokens and seconds a picture in the model."""
+    rows = []
+    for budget in budgets:
+        runner = build_runner(with_budget(cfg, budget))
+        patch = cfg.model.backbone.get('patch_size', 16)
+        spent = Timed(runner, patch)
+        figures = runner.test()
+        rows.append({'budget': budget, **spent.a_picture(), **figures})
+    return rows
+
+
+class Timed:
+    """Counts the time within the model's test steps, and the tokens that it was given."""
+
+    def __init__(self, runner: Runner, patch_size: int) -> None:
+        self.patch_size = patch_size
+        self.seconds, self.tokens, self.pictures = 0.0, 0, 0
+        runner.model.test_step = self._timed(runner.model.test_step)
+
+    def _timed(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def timed(data: Any) -> Any:
+            start = time.perf_counter()
+            found = step(data)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds += time.perf_counter() - start
+            p = self.patch_size
+            for image in data['inputs']:
+                self.tokens += -(-image.shape[-2] // p) * -(-image.shape[-1] // p)
+                self.pictures += 1
+            return found
+
+        return timed
+
+    def a_picture(self) -> dict[str, float]:
+        """Means over the pictures."""
+        count = max(1, self.pictures)
+        return {
+            'tokens a picture': round(self.tokens / count, 1),
+            'seconds a picture': round(self.seconds / count, 5),
+        }
+
+
+def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Print a table; write token_curve.json and a plot into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [
+        key for key in rows[0] if all(isinstance(r.get(key), (int, float, str)) for r in rows)
+    ]
+    width = max(10, *(len(key) for key in columns)) + 2
+    print(''.join(f'{key:>{width}}' for key in columns))
+    for row in rows:
+        print(''.join(f'{row[key]!s:>{width}}' for key in columns))
+    (folder / 'token_curve.json').write_text(json.dumps(list(rows), indent=1) + '\n')
+    plot(rows, folder / 'token_curve.png')
+    print(f'the same, and a plot, in {folder}/token_curve.json and .png')
+
+
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """The leading figure over the tokens, and the time beside it."""
+    from matplotlib.figure import Figure
+
+    figure = next((key for key in ('mIoU', 'coco/bbox_mAP') if key in rows[0]), list(rows[0])[-1])
+    x = [row['tokens a picture'] for row in rows]
+    canvas = Figure(figsize=(9, 3.6), layout='constrained')
+    quality, cost = canvas.subplots(1, 2)
+    quality.plot(x, [row[figure] for row in rows], marker='o')
+    quality.set_ylabel(figure)
+    cost.plot(x, [1000 * row['seconds a picture'] for row in rows], marker='o', color='tab:red')
+    cost.set_ylabel('milliseconds a picture in the model')
+    for axes in (quality, cost):
+        axes.set_xlabel('tokens a picture')
+        axes.grid(alpha=0.3)
+        for row, at in zip(rows, x, strict=True):
+            if row['budget'] == NATIVE:
+                axes.axvline(at, color='grey', linestyle=':', linewidth=1)
+    canvas.savefig(file, dpi=110)
