@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,8 +17,10 @@ from mmengine.registry import METRICS
 
 from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tools.command_line import (
+    TASKS,
     add_config_arguments,
     build_runner,
+    enter_task,
     read_config,
     run,
     without_pretraining,
@@ -69,9 +72,8 @@ def test(args: argparse.Namespace) -> None:
     if args.show_dir is not None:
         show(cfg, args.show_dir)
     if args.tta:
-        from navit_backbone.tasks.detection.inference import with_flips
-
-        with_flips(cfg)
+        enter_task(cfg, args.config)
+        import_module(f'navit_backbone.tasks.{TASKS[cfg.default_scope]}.inference').with_flips(cfg)
     if args.tokens:
         report(curve(cfg, budgets_of(args.tokens)), Path(cfg.work_dir))
         return

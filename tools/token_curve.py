@@ -108,7 +108,7 @@ def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     width = max(10, *(len(key) for key in columns)) + 2
     print(''.join(f'{key:>{width}}' for key in columns))
     for row in rows:
-        print(''.join(f'{row[key]!s:>{width}}' for key in columns))
+        print(''.join(f'{row.get(key)!s:>{width}}' for key in columns))
     (folder / 'token_curve.json').write_text(json.dumps(list(rows), indent=1) + '\n')
     plot(rows, folder / 'token_curve.png')
     print(f'the same, and a plot, in {folder}/token_curve.json and .png')
