@@ -10,12 +10,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from navit_backbone.tasks.detection.agreement import (
-    check_channels,
-    check_classes,
-    check_evaluator,
-    check_same_classes,
-)
+from navit_backbone.tasks.common.class_check import check_classes, check_same_classes
+from navit_backbone.tasks.detection.agreement import check_channels, check_evaluator
 
 TRAIN, VAL = (f'annotations/instances_{split}.json' for split in ('train', 'val'))
 

@@ -163,7 +163,7 @@ def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
 
 def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether a label means one class in all splits."""
-    from navit_backbone.tasks.detection.agreement import check_same_classes
+    from navit_backbone.tasks.common.class_check import check_same_classes
 
     for one, other in pairwise(datasets.values()):
         try:

@@ -131,7 +131,7 @@ def _sees_maps(name: str) -> bool:
 
 def check_classes(model: nn.Module, cfg: Config, num_classes: int) -> Iterator[Finding]:
     """Every head's number of classes against that of the data."""
-    from navit_backbone.tasks.detection.agreement import counting_parts
+    from navit_backbone.tasks.common.class_check import counting_parts
 
     wrong = {}
     for name, module in counting_parts(model):

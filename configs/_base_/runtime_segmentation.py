@@ -12,6 +12,7 @@ default_hooks = dict(
     visualization=dict(type='OverlayHook'),
 )
 custom_hooks = [
+    dict(type='ClassCheckHook'),
     dict(type='MixedSizesHook'),
     dict(type='PictureCheckHook'),
     dict(type='LoadedWeightsHook'),

@@ -111,13 +111,17 @@ def _faults(dataset: SeededSamples) -> Iterator[str]:
 
 
 def _is_doubtful(dataset: SeededSamples, info: Mapping[str, Any]) -> bool:
-    """Whether the header is unreadable or of another size, or the end is not that of a picture."""
+    """Whether a header is unreadable or of another size, or an end is not that of a picture."""
     file = file_of(info)
     try:
         size = dataset.measure(file)
         if dataset.measure is not picture_size:
             return False
-        return size != (info.get('height'), info.get('width')) or not _has_end(file)
+        stated = (info.get('height', size[0]), info.get('width', size[1]))
+        if size != stated or not _has_end(file):
+            return True
+        labels = info.get('seg_map_path')
+        return labels is not None and not (picture_size(labels) == size and _has_end(labels))
     except UNREADABLE:
         return True
 

@@ -7,16 +7,15 @@ from typing import Any
 
 from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..common.classes import APART
+from ..common.class_check import ClassCheckHook, named
 
 
 @HOOKS.register_module()
-class AgreementHook(Hook):
+class AgreementHook(ClassCheckHook):
     """Refuses parts of an experiment that do not agree, before training, validation and test.
 
     A model that counts other classes than the data has, or splits with other classes; a head for
@@ -24,47 +23,14 @@ class AgreementHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.train_dataloader.dataset)
+        super().before_train(runner)
         check_channels(runner.model)
         if runner.val_loop is not None:
-            check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
             check_evaluator(runner.val_evaluator, runner.val_dataloader.dataset)
 
-    def before_val(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.val_dataloader.dataset)
-
     def before_test(self, runner: Runner) -> None:
-        check_classes(runner.model, runner.test_dataloader.dataset)
+        super().before_test(runner)
         check_evaluator(runner.test_evaluator, runner.test_dataloader.dataset)
-
-
-def check_classes(model: nn.Module, dataset: Any) -> None:
-    """Raise where a head counts other classes than the data set has."""
-    expected = len(dataset.metainfo['classes'])
-    for name, module in counting_parts(model):
-        if (found := module.num_classes) != expected:
-            raise ValueError(
-                f'{name} ({type(module).__name__}) has num_classes={found}, but {_file(dataset)} '
-                f'has {expected} classes: set model.{name}.num_classes={expected}, or use '
-                'tools/train.py, where it follows from the data'
-            )
-
-
-def counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The parts of a model whose `num_classes` counts the classes of the data, by their names."""
-    for name, module in model.named_modules():
-        if hasattr(module, 'num_classes') and not set(name.split('.')) & set(APART):
-            yield name.removeprefix('module.'), module  # of a distributed wrapper
-
-
-def check_same_classes(train: Any, val: Any) -> None:
-    """Raise where labels would mean one class in training and another in evaluation."""
-    names = [list(dataset.metainfo['classes']) for dataset in (train, val)]
-    if names[0] != names[1]:
-        raise ValueError(
-            f'classes differ: {_file(train)} has {names[0]}, {_file(val)} {names[1]}: both need '
-            'the same categories in the same order'
-        )
 
 
 def check_channels(model: nn.Module) -> None:
@@ -99,9 +65,5 @@ def check_evaluator(evaluator: Evaluator, dataset: Any) -> None:
         if strange:
             raise ValueError(
                 f'{type(metric).__name__} compares with {metric.ann_file}, which does not have '
-                f'image {strange[0]["img_id"]!r} of {_file(dataset)}: both need the same ann_file'
+                f'image {strange[0]["img_id"]!r} of {named(dataset)}: both need the same ann_file'
             )
-
-
-def _file(dataset: Any) -> str:
-    return str(getattr(dataset, 'ann_file', type(dataset).__name__))

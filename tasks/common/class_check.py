@@ -1,0 +1,65 @@
+"""Whether a model counts the classes of its data, asked before the first step, under any script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from .classes import APART
+
+
+@HOOKS.register_module()
+class ClassCheckHook(Hook):
+    """Refuses a model that counts other classes than the data has, and splits that differ."""
+
+    def before_train(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.train_dataloader.dataset)
+        if runner.val_loop is not None:
+            check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
+
+    def before_val(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.val_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        check_classes(runner.model, runner.test_dataloader.dataset)
+
+
+def check_classes(model: nn.Module, dataset: Any) -> None:
+    """Raise where a head counts other classes than the data set has."""
+    expected = len(dataset.metainfo['classes'])
+    for name, module in counting_parts(model):
+        if (found := module.num_classes) != expected:
+            raise ValueError(
+                f'{name} ({type(module).__name__}) has num_classes={found}, but {named(dataset)} '
+                f'has {expected} classes: set model.{name}.num_classes={expected}, or use '
+                'tools/train.py, where it follows from the data'
+            )
+
+
+def counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The parts of a model whose `num_classes` counts the classes of the data, by their names."""
+    for name, module in model.named_modules():
+        name = name.removeprefix('module.')  # of a distributed wrapper
+        # a segmentor repeats what its head counts
+        if name and hasattr(module, 'num_classes') and not set(name.split('.')) & set(APART):
+            yield name, module
+
+
+def check_same_classes(train: Any, val: Any) -> None:
+    """Raise where labels would mean one class in training and another in evaluation."""
+    names = [list(dataset.metainfo['classes']) for dataset in (train, val)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f'classes differ: {named(train)} has {names[0]}, {named(val)} {names[1]}: both need '
+            'the same categories in the same order'
+        )
+
+
+def named(dataset: Any) -> str:
+    """What to call a data set: its annotation file, else its class."""
+    return str(getattr(dataset, 'ann_file', '') or type(dataset).__name__)
