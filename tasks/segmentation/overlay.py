@@ -64,16 +64,24 @@ def labelled(
     maps: Sequence[np.ndarray],
     classes: Sequence[str],
     colours: Sequence[Colour],
+    *,
+    titles: Sequence[str] = (),
 ) -> Image.Image:
-    """The picture under each of the label maps, side by side, and a legend of their labels."""
-    parts = [overlay(image, labels, colours) for labels in maps]
-    found = shares(np.concatenate([labels.ravel() for labels in maps]))
+    """The picture under each of the label maps, side by side, each with its title and legend.
+
+    With one map and no title the picture stands in the upper left corner, at its own size.
+    """
     height = max(image.shape[0], 120)
-    parts.append(legend(found, classes, colours, height))
-    sheet = Image.new('RGB', (sum(part.width for part in parts), height), _PAPER)
-    x = 0
-    for part in parts:
-        sheet.paste(part, (x, 0))
+    parts = []
+    for labels in maps:
+        parts += [overlay(image, labels, colours), legend(shares(labels), classes, colours, height)]
+    line = 28 if titles else 0
+    sheet = Image.new('RGB', (sum(part.width for part in parts), height + line), _PAPER)
+    draw, x = ImageDraw.Draw(sheet), 0
+    for number, part in enumerate(parts):
+        if titles and number % 2 == 0:
+            draw.text((x + 4, 4), titles[number // 2], fill=_INK, font=ImageFont.load_default(18))
+        sheet.paste(part, (x, line))
         x += part.width
     return sheet
 

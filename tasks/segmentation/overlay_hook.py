@@ -43,15 +43,17 @@ class OverlayHook(Hook):
         for sample in outputs or ():
             content = get(sample.img_path)
             image = mmcv.imfrombytes(content, channel_order='rgb')
-            maps = [_numbers(sample.pred_sem_seg)]
+            maps = {'prediction': _numbers(sample.pred_sem_seg)}
             if 'gt_sem_seg' in sample:
-                maps.insert(0, _numbers(sample.gt_sem_seg))
+                maps = {'truth': _numbers(sample.gt_sem_seg), **maps}
             prefix = Path(dataset.data_prefix.get('img_path') or '')
             path = Path(sample.img_path)
             inner = path.relative_to(prefix) if prefix in path.parents else Path(path.name)
             out = (folder / inner).with_suffix('.jpg')
             out.parent.mkdir(parents=True, exist_ok=True)
-            labelled(image, maps, meta['classes'], meta['palette']).save(out, quality=92)
+            classes, colours = meta['classes'], meta['palette']
+            sheet = labelled(image, [*maps.values()], classes, colours, titles=[*maps])
+            sheet.save(out, quality=92)
 
 
 def _numbers(data: Any) -> np.ndarray:
