@@ -1,0 +1,142 @@
+"""The commands that a user types, for segmentation: train, test, predict, publish."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from navit_backbone.checkpoint import read_checkpoint
+from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tools import predict, publish, test, train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = next((ROOT / 'configs/segmentation').glob('segmenter_navit-ti_*_sample.py'))
+QUICK = [
+    'model.backbone.arch.num_layers=1',
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    *(
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ),
+]
+CLASSES = ['paper', 'circle', 'square', 'triangle', 'star', 'ring']
+
+
+def call(monkeypatch, tool, *arguments):
+    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
+    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        tool.main()
+    return caught.value.code
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('sample') / 'set'
+    write_sample_set(folder, seed=0, num_pictures=dict(train=8, val=3))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def options(sample):
+    return ['--cfg-options', f'data_root={sample}', *QUICK]
+
+
+@pytest.fixture(scope='module')
+def checkpoint(options, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        work_dir = tmp_path_factory.mktemp('work')
+        more = ['model.decode_head.num_classes=2']  # the data has six, and the model follows
+        arguments = [CONFIG, '--work-dir', work_dir, *options, *more]
+        assert call(monkeypatch, train, *arguments) is None
+    return work_dir / 'epoch_1.pth'
+
+
+def test_model_counts_the_classes_of_its_data(checkpoint):
+    state = read_checkpoint(checkpoint)
+    assert len(state['state_dict']['decode_head.cls_emb']) == 6
+    assert list(state['meta']['dataset_meta']['classes']) == CLASSES
+
+
+def figures(monkeypatch, checkpoint, options, tmp_path, *arguments):
+    out = tmp_path / 'figures.json'
+    more = ['--work-dir', tmp_path / 'work', '--out', out, *arguments]
+    assert call(monkeypatch, test, CONFIG, checkpoint, *more, *options) is None
+    return json.loads(out.read_text())
+
+
+def test_a_mixed_batch_gives_the_figures_of_batch_1(checkpoint, options, monkeypatch, tmp_path):
+    single = figures(monkeypatch, checkpoint, options, tmp_path)
+    several = [*options, 'test_dataloader.batch_size=3']
+    batch = figures(monkeypatch, checkpoint, several, tmp_path)
+    for key in ('aAcc', 'mIoU', 'mAcc', 'mBIoU'):
+        assert batch[key] == pytest.approx(single[key], abs=0.011), key
+
+
+def test_files_of_an_evaluation(checkpoint, options, monkeypatch, tmp_path):
+    show, kept = tmp_path / 'show', tmp_path / 'kept'
+    more = [*options, f'test_evaluator.output_dir={kept}']
+    plain = figures(monkeypatch, checkpoint, more, tmp_path, '--show-dir', show)
+    assert len(list(show.glob('*.jpg'))) == 3
+    assert list(json.loads((kept / 'per_class.json').read_text())) == CLASSES
+    assert len(list((kept / 'labels').glob('*.png'))) == 3
+    assert (kept / 'confusion.png').is_file()
+    flipped = figures(monkeypatch, checkpoint, options, tmp_path, '--tta')
+    assert flipped.keys() == plain.keys()
+    assert flipped != plain
+
+
+def test_slide_refuses_mixed_sizes(checkpoint, options, monkeypatch, tmp_path):
+    slide = ['model.test_cfg.mode=slide', 'model.test_cfg.crop_size=(96,96)']
+    more = [*options, *slide, 'model.test_cfg.stride=(64,64)']
+    assert figures(monkeypatch, checkpoint, more, tmp_path)['aAcc'] > 0
+    arguments = [CONFIG, checkpoint, '--work-dir', tmp_path, *more, 'test_dataloader.batch_size=3']
+    assert "mode='whole', which takes any sizes" in call(monkeypatch, test, *arguments)
+
+
+def test_quality_and_time_by_tokens(checkpoint, options, monkeypatch, tmp_path, capsys):
+    arguments = [CONFIG, checkpoint, '--tokens', '16,100,native', '--work-dir', tmp_path, *options]
+    assert call(monkeypatch, test, *arguments) is None
+    rows = json.loads((tmp_path / 'token_curve.json').read_text())
+    assert [row['budget'] for row in rows] == [16, 100, 'native']
+    assert rows[0]['tokens a picture'] <= 16 < 60 < rows[1]['tokens a picture'] <= 100
+    assert all(row['seconds a picture'] > 0 and 'mIoU' in row for row in rows)
+    assert (tmp_path / 'token_curve.png').is_file()
+    assert 'tokens a picture' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('budgets', ['0', '16;100', 'all'])
+def test_budgets_that_are_none(budgets, checkpoint, options, monkeypatch):
+    told = call(monkeypatch, test, CONFIG, checkpoint, '--tokens', budgets, *options)
+    assert f'--tokens {budgets}' in told
+
+
+def test_prediction_from_one_file(checkpoint, sample, monkeypatch, tmp_path, capsys):
+    """Published, the model needs neither config nor data."""
+    published = tmp_path / 'model.safetensors'
+    assert call(monkeypatch, publish, checkpoint, published) is None
+    (file,) = tmp_path.glob('model-*.safetensors')
+    source, out = tmp_path / 'in', tmp_path / 'out'
+    source.mkdir()
+    pictures = sorted((sample / 'val').glob('*.jpg'))
+    for picture in pictures:
+        (source / picture.name).write_bytes(picture.read_bytes())
+    (source / 'cut.jpg').write_bytes(pictures[0].read_bytes()[:200])
+    assert call(monkeypatch, predict, file, source, '--out-dir', out) == 3
+    content = json.loads((out / 'predictions.json').read_text())
+    assert [item['name'] for item in content['categories']] == CLASSES
+    assert [Path(item['file_name']).name for item in content['skipped']] == ['cut.jpg']
+    for item, picture in zip(content['images'], pictures, strict=True):
+        labels = np.array(Image.open(out / item['labels']))
+        assert labels.shape == (item['height'], item['width'])
+        assert Image.open(picture).size == (item['width'], item['height'])
+        assert sum(item['shares'].values()) == pytest.approx(1, abs=1e-4)
+        first = next(iter(item['shares']))
+        assert item['shares'][first] == pytest.approx((labels == CLASSES.index(first)).mean())
+        assert (out / picture.name).is_file()
+    assert 'of 6 classes found' in capsys.readouterr().out
