@@ -1,6 +1,7 @@
 """The commands that a user types, for segmentation: train, test, predict, publish."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -140,3 +141,25 @@ def test_prediction_from_one_file(checkpoint, sample, monkeypatch, tmp_path, cap
         assert item['shares'][first] == pytest.approx((labels == CLASSES.index(first)).mean())
         assert (out / picture.name).is_file()
     assert 'of 6 classes found' in capsys.readouterr().out
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(['mmdet', 'mmcv.ops', 'mmcv._ext']))
+from navit_backbone.tools import {tool}
+sys.argv = ['{tool}', *sys.argv[1:]]
+{tool}.main()
+"""
+
+
+def test_everything_without_mmdet_and_compiled_operators(checkpoint, options, tmp_path):
+    """But for Mask2Former, which is mmdet's."""
+    picture = ROOT / 'docs/browse.png'
+    for tool, arguments in (
+        ('train', [CONFIG, '--work-dir', tmp_path, *options]),
+        ('test', [CONFIG, checkpoint, '--work-dir', tmp_path, *options]),
+        ('predict', [CONFIG, checkpoint, picture, '--out-dir', tmp_path / 'out', *options]),
+    ):
+        command = [sys.executable, '-c', WITHOUT.format(tool=tool), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
