@@ -2,9 +2,15 @@
 
     python tools/prepare_data.py sample --out data/sample
     python tools/prepare_data.py split ANNOTATIONS.json --out data/mine/annotations
+    python tools/prepare_data.py split PICTURES/ --out data/mine
+    python tools/prepare_data.py masks COLOURED/ --colours COLOURS.txt --out data/mine/masks
+    python tools/prepare_data.py cityscapes | coco-stuff | pascal-context | ade20k ROOT
 
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
-two of one annotation file in COCO's format: to train on, and held out.
+two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
+val.txt: to train on, and held out. `masks` turns label maps in colours into class numbers. The rest
+bring the label maps of public data sets, once unpacked, to where the configs look for them; what is
+there already is kept, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tools.command_line import run
@@ -28,7 +36,9 @@ def sample(args: argparse.Namespace) -> None:
 
 def split(args: argparse.Namespace) -> None:
     """Two files of one: about a share of the pictures held out, and of those of each class too."""
-    # imported here: what detection needs is not there in every set-up
+    if args.annotations.is_dir():
+        return split_folder(args)
+    # imported here: what a task needs is not there in every set-up
     from navit_backbone.tasks.detection.split_set import split_annotations
 
     parts = split_annotations(args.annotations, args.out, share=args.val, seed=args.seed)
@@ -44,6 +54,67 @@ def split(args: argparse.Namespace) -> None:
     print(f'written to {args.out}')
 
 
+def split_folder(args: argparse.Namespace) -> None:
+    """train.txt and val.txt: the names of a folder's pictures, a share of them held out."""
+    from navit_backbone.tasks.segmentation.data import pictures_in
+
+    names = list(pictures_in(str(args.annotations)))
+    if not 0 < args.val < 1 or len(names) < 2:
+        raise ValueError(
+            f'--val {args.val} of {len(names)} pictures: a share between 0 and 1 of two or more'
+        )
+    count = min(len(names) - 1, max(1, round(args.val * len(names))))
+    held_out = set(np.random.default_rng(args.seed).permutation(names)[:count].tolist())
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in ('train', 'val'):
+        file = args.out / f'{part}.txt'
+        listed = [name for name in names if (name in held_out) == (part == 'val')]
+        text = ''.join(f'{name}\n' for name in listed)
+        if file.exists() and file.read_text() != text:
+            raise ValueError(f'{file} is there already, and of another split: move it or set --out')
+        file.write_text(text)
+        print(f'{file}: {len(listed)} pictures')
+
+
+def masks(args: argparse.Namespace) -> None:
+    """Label maps in colours as class numbers, and classes.txt beside them.
+
+    A line of COLOURS.txt is `R G B NAME`; the classes are numbered in the order of the lines, and
+    pixels of a colour named `ignored` are left out.
+    """
+    from navit_backbone.tasks.segmentation.conversion import coloured, read_colours
+
+    colours, names = read_colours(args.colours)
+    written = coloured(args.folder, args.out, colours)
+    class_file = args.out.parent / 'classes.txt'
+    class_file.write_text(''.join(f'{name}\n' for name in names))
+    print(f'{written} label maps written to {args.out}, {len(names)} classes to {class_file}')
+
+
+def public(args: argparse.Namespace) -> None:
+    """Bring a public data set's label maps to where the configs look for them."""
+    from navit_backbone.tasks.segmentation import conversion
+
+    if args.what == 'cityscapes':
+        written = conversion.cityscapes(args.root)
+    elif args.what == 'coco-stuff':
+        written = conversion.coco_stuff(args.root)
+    elif args.what == 'pascal-context':
+        written = conversion.pascal_context(args.root, args.labels)
+    else:
+        conversion.check_ade20k(args.root)
+        written = 0
+    print(f'{written} label maps written; {args.root} is ready')
+
+
+PUBLIC = {
+    'ade20k': 'ade/ADEChallengeData2016, of ADEChallengeData2016.zip: looked through',
+    'cityscapes': 'cityscapes, of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip',
+    'coco-stuff': 'coco_stuff164k, of COCO 2017 and stuffthingmaps_trainval2017.zip',
+    'pascal-context': 'VOCdevkit/VOC2010, of VOC2010 and trainval.tar.gz of Pascal Context',
+}
+
+
 def parse_args() -> argparse.Namespace:
     """The command line: one sub-command for each thing to do."""
     parser = argparse.ArgumentParser(
@@ -57,11 +128,22 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--val', type=_count, default=40, help='drawings held out (40)')
     command.set_defaults(run=sample)
     command = commands.add_parser('split', help='hold pictures out', description=split.__doc__)
-    command.add_argument('annotations', type=Path, metavar='ANNOTATIONS.json')
+    command.add_argument('annotations', type=Path, metavar='ANNOTATIONS.json | PICTURES/')
     command.add_argument('--out', type=Path, required=True, help='the folder of the two files')
     command.add_argument('--val', type=float, default=0.2, help='the share held out (0.2)')
     command.add_argument('--seed', type=_count, default=0, help='another split for each (0)')
     command.set_defaults(run=split)
+    command = commands.add_parser('masks', help='colours to classes', description=masks.__doc__)
+    command.add_argument('folder', type=Path, metavar='COLOURED/')
+    command.add_argument('--colours', type=Path, required=True, help='lines of R G B NAME')
+    command.add_argument('--out', type=Path, required=True, help='the folder of the label maps')
+    command.set_defaults(run=masks)
+    for what, content in PUBLIC.items():
+        command = commands.add_parser(what, help=content, description=public.__doc__)
+        command.add_argument('root', type=Path, metavar='ROOT', help=content)
+        if what == 'pascal-context':
+            command.add_argument('--labels', type=Path, required=True, help='its .mat files')
+        command.set_defaults(run=public, what=what)
     return parser.parse_args()
 
 

@@ -207,7 +207,7 @@ class _Folder(BaseSegDataset):
             self.full_init()
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        pictures = _pictures(self.data_prefix['img_path'], self.img_suffix)
+        pictures = pictures_in(self.data_prefix['img_path'], self.img_suffix)
         if self.ann_file:
             pictures = {name: pictures[name] for name in self._listed(pictures)}
         maps = self.data_prefix.get('seg_map_path') or None
@@ -237,7 +237,7 @@ class _Folder(BaseSegDataset):
         return names
 
 
-def _pictures(folder: str, suffix: str) -> dict[str, str]:
+def pictures_in(folder: str, suffix: str = '') -> dict[str, str]:
     """The pictures of a folder and those below it, by name without suffix, in order of the name."""
     if not Path(folder).is_dir():
         raise ValueError(f'no folder of pictures at {folder}: set data_root, data_prefix.img_path')
