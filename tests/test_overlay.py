@@ -49,7 +49,7 @@ def test_shares_are_of_the_whole_picture():
 
 @pytest.mark.parametrize('count', [1, 9, 150])
 def test_the_legend_has_room_for_all(count):
-    panel = np.asarray(legend({label: 1 / count for label in range(count)}, CLASSES, COLOURS, 400))
+    panel = np.asarray(legend(dict.fromkeys(range(count), 1 / count), CLASSES, COLOURS, 400))
     assert panel.shape[0] == 400
     shown = {tuple(colour) for colour in panel.reshape(-1, 3).tolist()}
     assert {tuple(colour) for colour in COLOURS[:count]} <= shown

@@ -21,11 +21,14 @@ CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 
 COCO_STUFF_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 
 # Pascal Context: numbers of the 59 classes among the 459 of its label maps, in order.
+# fmt: off
 PASCAL_CONTEXT = (
-    (2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113)
-    + (115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324)
-    + (326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458)
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80,
+    85, 98, 104, 105, 113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260,
+    284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424,
+    427, 440, 445, 454, 458,
 )
+# fmt: on
 
 Read = Callable[[Path], np.ndarray]
 
@@ -57,7 +60,7 @@ def coco_stuff(root: Path) -> int:
 
 
 def pascal_context(root: Path, labels: Path) -> int:
-    """SegmentationClassContext/ and the lists of ImageSets/SegmentationContext/ in VOC2010's `root`.
+    """SegmentationClassContext/ and ImageSets/SegmentationContext/ in `root`, which is VOC2010.
 
     `labels` is the folder of .mat files that the data set comes as (trainval.tar.gz), each with the
     459 classes of a picture; those that are none of the 59 become 0, the background.
@@ -105,8 +108,8 @@ def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) 
         if (labels < 0).any():
             y, x = np.argwhere(labels < 0)[0].tolist()
             raise ValueError(
-                f'{file}: {int((labels < 0).sum()):,} pixels have colours without a class, the first '
-                f'{tuple(pixels[y, x].tolist())} at x={x}, y={y}: add a line for it'
+                f'{file}: {int((labels < 0).sum()):,} pixels have colours without a class, the '
+                f'first {tuple(pixels[y, x].tolist())} at x={x}, y={y}: add a line for it'
             )
         return labels
 

@@ -1,0 +1,147 @@
+"""Label maps of public sets as class numbers, against mmseg's own tables."""
+
+import re
+import sys
+from pathlib import Path
+
+import mmseg
+import numpy as np
+import pytest
+from mmseg.datasets import CityscapesDataset, COCOStuffDataset, PascalContextDataset
+from PIL import Image
+from scipy.io import savemat
+
+from navit_backbone.tasks.segmentation import conversion
+from navit_backbone.tools import prepare_data
+
+CONVERTERS = Path(mmseg.__file__).parent / '.mim/tools/dataset_converters'
+
+
+def call(monkeypatch, *arguments):
+    """Run the tool as a user does; give its exit status, a sentence where it is a mistake."""
+    monkeypatch.setattr(sys, 'argv', ['prepare_data', *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        prepare_data.main()
+    return caught.value.code
+
+
+def write(file, labels):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(labels, dtype=np.uint8)).save(file)
+
+
+def read(file):
+    with Image.open(file) as picture:
+        return np.array(picture)
+
+
+def test_coco_stuff_as_mmseg_converts_it(tmp_path, monkeypatch):
+    source = (CONVERTERS / 'coco_stuff164k.py').read_text()
+    body = re.search(r'clsID_to_trID = \{(.*?)\}', source, re.DOTALL)[1]
+    theirs = {int(a): int(b) for a, b in re.findall(r'(\d+): (\d+)', body)}
+    assert len(COCOStuffDataset.METAINFO['classes']) == 171
+    write(tmp_path / 'annotations/val2017/1.png', np.arange(256).reshape(16, 16))
+    assert call(monkeypatch, 'coco-stuff', tmp_path) is None
+    found = read(tmp_path / 'annotations/val2017/1_labelTrainIds.png').ravel()
+    assert found.tolist() == [theirs.get(value, 255) for value in range(256)]
+    # what is written is no source the next time
+    assert call(monkeypatch, 'coco-stuff', tmp_path) is None
+    assert len(list(tmp_path.rglob('*.png'))) == 2
+
+
+def test_cityscapes_has_its_19_classes(tmp_path, monkeypatch):
+    write(tmp_path / 'gtFine/val/ulm/a_gtFine_labelIds.png', np.arange(34)[None])
+    assert call(monkeypatch, 'cityscapes', tmp_path) is None
+    found = read(tmp_path / 'gtFine/val/ulm/a_gtFine_labelTrainIds.png')[0]
+    names = dict(enumerate(CityscapesDataset.METAINFO['classes']))
+    assert len(names) == 19
+    # from the definition of the data set: road 7, sky 23, person 24, car 26, bicycle 33
+    told = {7: 'road', 11: 'building', 23: 'sky', 24: 'person', 26: 'car', 33: 'bicycle'}
+    assert {value: names[found[value]] for value in told} == told
+    assert found[[0, 9, 10, 14, 29, 30]].tolist() == [255] * 6
+    assert sorted(found[found != 255]) == list(range(19))
+
+
+def test_pascal_context_as_mmseg_numbers_it(tmp_path, monkeypatch):
+    source = (CONVERTERS / 'pascal_context.py').read_text()
+    body = source[source.index('np.array([') : source.index('])')]
+    theirs = sorted(map(int, re.findall(r'\d+', body)))
+    assert len(theirs) == len(PascalContextDataset.METAINFO['classes']) == 60
+    root, labels = tmp_path / 'VOC2010', tmp_path / 'trainval'
+    labels.mkdir()
+    savemat(labels / '2008_1.mat', {'LabelMap': np.arange(460, dtype=np.uint16)[None]})
+    for split, names in (('train', '2008_1\n2008_9\n'), ('val', '2008_2\n')):
+        file = root / f'ImageSets/Main/{split}.txt'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(names)
+    assert call(monkeypatch, 'pascal-context', root, '--labels', labels) is None
+    found = read(root / 'SegmentationClassContext/2008_1.png')[0]
+    assert found.tolist() == [theirs.index(v) if v in theirs else 0 for v in range(460)]
+    lists = root / 'ImageSets/SegmentationContext'
+    assert (lists / 'train.txt').read_text() == '2008_1\n'
+    assert (lists / 'val.txt').read_text() == ''
+
+
+def test_colours_become_numbers(tmp_path, monkeypatch):
+    colours = tmp_path / 'colours.txt'
+    colours.write_text('0 0 0 ignored\n0 128 0 long grass\n9 9 200 sky\n0 100 0 long grass\n')
+    picture = np.zeros((2, 3, 3))
+    picture[0] = [[0, 128, 0], [9, 9, 200], [0, 100, 0]]
+    write(tmp_path / 'coloured/deep/a.png', picture)
+    out = tmp_path / 'set/masks'
+    command = ['masks', tmp_path / 'coloured', '--colours', colours, '--out', out]
+    assert call(monkeypatch, *command) is None
+    assert read(out / 'deep/a.png').tolist() == [[0, 1, 0], [255, 255, 255]]
+    assert (tmp_path / 'set/classes.txt').read_text() == 'long grass\nsky\n'
+
+
+@pytest.mark.parametrize(
+    ('lines', 'told'),
+    [
+        ('0 0 0 paper\n', r'a\.png: 1 pixels .* \(1, 2, 3\) at x=1, y=0'),
+        ('0 0 0\n', "line 1: '0 0 0' is not R G B NAME"),
+        ('0 0 300 sky\n', 'line 1'),
+        ('0 0 0 a\n0 0 0 b\n', r'line 2: the colour \(0, 0, 0\) has a class already'),
+        ('0 0 0 ignored\n', 'names no class'),
+    ],
+)
+def test_colours_that_are_not_told(tmp_path, monkeypatch, lines, told):
+    (tmp_path / 'colours.txt').write_text(lines)
+    write(tmp_path / 'coloured/a.png', [[[0, 0, 0], [1, 2, 3]]])
+    command = ['masks', tmp_path / 'coloured', '--colours', tmp_path / 'colours.txt']
+    assert re.search(told, call(monkeypatch, *command, '--out', tmp_path / 'masks'))
+    assert not list(tmp_path.rglob('masks/*'))
+
+
+def test_a_stopped_conversion_goes_on(tmp_path):
+    files = [tmp_path / f'{number}.png' for number in range(3)]
+    for file in files:
+        write(file, [[1, 2]])
+    targets = [tmp_path / 'out' / file.name for file in files]
+    write(targets[1], [[9, 9]])
+    assert conversion.convert(files, targets, np.arange(256, dtype=np.uint8)[::-1]) == 2
+    assert [read(target)[0].tolist() for target in targets] == [[254, 253], [9, 9], [254, 253]]
+
+
+@pytest.mark.parametrize(
+    ('command', 'told'),
+    [
+        (['cityscapes'], r'no \*_gtFine_labelIds\.png in .*gtFine_trainvaltest\.zip'),
+        (['coco-stuff'], r'stuffthingmaps_trainval2017\.zip'),
+        (['ade20k'], r'images.training has 0 files \*\.jpg, of 20,210'),
+        (['pascal-context', '--labels', 'nowhere'], r'no \*\.mat in nowhere'),
+    ],
+)
+def test_what_is_not_unpacked_is_told(tmp_path, monkeypatch, command, told):
+    assert re.search(told, call(monkeypatch, command[0], tmp_path, *command[1:]))
+
+
+def test_pictures_are_held_out(tmp_path, monkeypatch):
+    for number in range(10):
+        write(tmp_path / f'images/{number}.png', np.zeros((2, 2, 3)))
+    assert call(monkeypatch, 'split', tmp_path / 'images', '--out', tmp_path) is None
+    train, val = ((tmp_path / f'{part}.txt').read_text().split() for part in ('train', 'val'))
+    assert (len(train), len(val)) == (8, 2)
+    assert sorted(train + val) == [str(number) for number in range(10)]
+    command = ['split', tmp_path / 'images', '--out', tmp_path, '--seed', '1']
+    assert 'of another split' in call(monkeypatch, *command)
