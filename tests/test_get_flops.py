@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from navit_backbone import layers
 from navit_backbone.backbone import NaViTBackbone
 from navit_backbone.tasks.common.classes import override, set_num_classes
-from navit_backbone.tasks.common.flops import BackboneFlops, parameters_of
+from navit_backbone.tasks.common.flops import BackboneFlops, parameters_after, parameters_of
 from navit_backbone.tasks.common.resize import token_budget_size
 from navit_backbone.tasks.detection.flops import HeadFlops
 from navit_backbone.tools import get_flops
@@ -140,12 +140,12 @@ def test_neck_and_head_on_a_canvas_are_what_the_whole_detector_has(kind):
     samples = [DetDataSample(metainfo=meta)]
     whole = counted_of(lambda: model(inputs, samples, mode='predict'))
     ours = HeadFlops(detector(kind))
-    after = ours.of(canvas)
+    after = ours.of([canvas], canvas)
     backbone = BackboneFlops(detector(kind).backbone).of([canvas])
     assert sum(after.values()) + sum(backbone.values()) == pytest.approx(whole, rel=1e-9)
     assert after['neck'] > 0
     parameters = sum(p.numel() for p in model.parameters())
-    assert sum(ours.parameters().values()) == parameters - sum(
+    assert sum(parameters_after(ours.model).values()) == parameters - sum(
         p.numel() for p in model.backbone.parameters()
     )
 
@@ -215,7 +215,7 @@ def test_sizes_are_those_that_the_pipeline_plans(config, flops):
     assert content['tokens']['median'] == np.median(tokens)
     backbone, head = BackboneFlops(config.model.backbone), head_flops(config.model)
     alone = [
-        sum(backbone.of([size]).values()) + sum(head.of(whole(config, size)).values())
+        sum(backbone.of([size]).values()) + sum(head.of([size], whole(config, size)).values())
         for size in planned
     ]
     assert content['gflops']['mean'] == pytest.approx(np.mean(alone) / 1e9)

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,24 @@ from rich.progress import track
 
 from navit_backbone.packing import Size
 from navit_backbone.tasks.common.batch_tokens import BatchTokens
-from navit_backbone.tasks.common.flops import BackboneFlops, Parts, parameters_of
+from navit_backbone.tasks.common.flops import (
+    BackboneFlops,
+    Parts,
+    parameters_after,
+    parameters_of,
+)
 from navit_backbone.tasks.common.wrappers import locate, planned_parts
-from navit_backbone.tools.command_line import add_config_arguments, read_config, run
+from navit_backbone.tools.command_line import (
+    TASKS,
+    add_config_arguments,
+    enter_task,
+    read_config,
+    run,
+)
 
-if TYPE_CHECKING:  # detection is imported once its config was read
+if TYPE_CHECKING:  # a task is imported once its config was read
     from navit_backbone.tasks.detection.flops import HeadFlops
+    from navit_backbone.tasks.segmentation.flops import HeadFlops as SegmentorFlops
 
 QUANTILES = {'min': 0, '25 %': 25, 'median': 50, '75 %': 75, '95 %': 95, 'max': 100}
 
@@ -53,13 +66,11 @@ def parse_args() -> argparse.Namespace:
 def get_flops(args: argparse.Namespace) -> None:
     """Print the tables; write what was asked for."""
     cfg = read_config(args.config, args.cfg_options)
-    if cfg.get('default_scope') != 'mmdet':
-        raise ValueError(f'{args.config} is no detection config (default_scope is not mmdet)')
-    from navit_backbone.tasks.detection.flops import HeadFlops
-
+    enter_task(cfg, args.config)
+    task = import_module(f'navit_backbone.tasks.{TASKS[cfg.default_scope]}.flops')
     batches = list(batches_of(cfg, args.split, args.max_images))
     print('running neck and head on four canvases ...', file=sys.stderr)
-    costs = Costs(BackboneFlops(cfg.model.backbone), HeadFlops(cfg.model))
+    costs = Costs(BackboneFlops(cfg.model.backbone), task.HeadFlops(cfg.model))
     found = survey(costs, batches)
     content = {'config': str(args.config), 'split': args.split, **found}
     print(table(content))
@@ -108,15 +119,13 @@ class Costs:
     """FLOPs of a whole model, by part."""
 
     backbone: BackboneFlops
-    after: HeadFlops
+    after: HeadFlops | SegmentorFlops
 
     def of(self, sizes: Sequence[Size], *, padded: bool) -> Parts:
         """Of one batch; `padded`: all of its canvas counts as picture."""
         canvas = self.tokens.canvas(sizes)
         seen = [canvas] * len(sizes) if padded else sizes
-        once = self.after.of(canvas)
-        after = {part: len(sizes) * flops for part, flops in once.items()}
-        return {**self.backbone.of(seen), **after}
+        return {**self.backbone.of(seen), **self.after.of(seen, canvas)}
 
     @property
     def tokens(self) -> BatchTokens:
@@ -132,7 +141,7 @@ def survey(costs: Costs, batches: Sequence[Sequence[Size]]) -> dict[str, Any]:
         packed.append(costs.of(sizes, padded=False))
         padded.append(costs.of(sizes, padded=True))
     sizes = [size for batch in batches for size in batch]
-    parameters = parameters_of(costs.backbone.backbone) | costs.after.parameters()
+    parameters = parameters_of(costs.backbone.backbone) | parameters_after(costs.after.model)
     tokens = costs.tokens
     return {
         'pictures': len(sizes),

@@ -6,11 +6,13 @@ operators that neither torch nor this file has a formula for. The backward pass 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from navit_backbone.backbone import NaViTBackbone
 from navit_backbone.packing import Size
 
 Parts = dict[str, int]
+_TOLERANCE = 1e-3
 _PRODUCTS = 'attention'  # queries by keys, weights by values
 # The parts of a NaViT, by the names of their modules; what is in none is norms and scales.
 _MODULES = {
@@ -80,6 +83,62 @@ class BackboneFlops:
         parts[_PRODUCTS] -= parts['attention projections']  # which it went through as well
         assert sum(parts.values()) == counts['Global'], 'a part of the backbone is not told'
         return parts
+
+
+class CanvasFlops:
+    """FLOPs of what follows a backbone for one picture, as a function of its canvas.
+
+    Convolutions cost in proportion to the canvas, attention over maps to its square: three canvases
+    tell all others, and a fourth is the proof. `measure` counts them on a canvas of a (height,
+    width), `unit` is a side that all strides divide.
+    """
+
+    def __init__(self, measure: Callable[[Size], Parts], *, unit: int, name: str) -> None:
+        *points, proof = [(unit * h, unit * w) for h, w in ((1, 1), (1, 2), (1, 3), (2, 2))]
+        counted = {size: measure(size) for size in (*points, proof)}
+        self.smallest, self.at_smallest = points[0], counted[points[0]]
+        areas = [h * w for h, w in points]
+        self._curves = {
+            part: np.polyfit(areas, [counted[size][part] for size in points], deg=2)
+            for part in ('neck', 'head')
+        }
+        told, true = (sum(parts.values()) for parts in (self.of(proof), counted[proof]))
+        if abs(told - true) > _TOLERANCE * true:
+            raise ValueError(
+                f'{name} has {true:,} FLOPs after its backbone on {proof}, where {points} tell '
+                f'{told:,}: they are no function of the area, and not countable'
+            )
+
+    def of(self, canvas: Size) -> Parts:
+        """For one picture on a canvas of this (height, width)."""
+        area = canvas[0] * canvas[1]
+        return {part: round(np.polyval(curve, area)) for part, curve in self._curves.items()}
+
+
+def after_backbone(model: nn.Module, run: Callable[[], object]) -> Parts:
+    """What a run of the whole model costs in its neck, and in all behind it."""
+    counts = count(run)
+    name = type(model).__name__
+    neck = counts.get(f'{name}.neck', 0)
+    return {'neck': neck, 'head': counts['Global'] - counts[f'{name}.backbone'] - neck}
+
+
+def parameters_after(model: nn.Module) -> Parts:
+    """The parameters of a whole model after its backbone."""
+    parts = {'neck': 0, 'head': 0}
+    for name, parameter in model.named_parameters():
+        if not name.startswith('backbone.'):
+            parts['neck' if name.startswith('neck.') else 'head'] += parameter.numel()
+    return parts
+
+
+def side_of_all_strides(model: nn.Module) -> int:
+    """Pixels that all strides of a whole model divide, and enough for as many queries as it has."""
+    pads = model.data_preprocessor
+    divisors = (getattr(pads, name, None) for name in ('pad_size_divisor', 'size_divisor'))
+    divisor = next((divisor for divisor in divisors if divisor), 1)
+    patch = getattr(model.backbone, 'patch_size', 16)
+    return math.lcm(divisor, 16 * patch)
 
 
 def parameters_of(backbone: nn.Module) -> Parts:
