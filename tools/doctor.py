@@ -230,7 +230,7 @@ def required_versions() -> dict[str, str]:
 
 def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]:
     """What a config says, what lies where it points, and what its model does."""
-    from navit_backbone.tools.command_line import add_config_arguments, read_config
+    from navit_backbone.tools.command_line import add_config_arguments, enter_task, read_config
     from navit_backbone.tools.doctor_config import examine_config
     from navit_backbone.tools.doctor_model import examine_model
 
@@ -239,8 +239,9 @@ def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]
     options = ['--cfg-options', *assignments] if assignments else []
     args = parser.parse_args([str(path), *options])
     cfg = read_config(args.config, args.cfg_options)
-    if cfg.get('default_scope') != 'mmdet' or 'backbone' not in cfg.get('model', {}):
-        raise ValueError(f'{path} is no config of a detector, and no other is examined as yet')
+    enter_task(cfg, path)
+    if 'backbone' not in cfg.get('model', {}):
+        raise ValueError(f'{path}: the model has no backbone, and no other is examined')
     data = yield from examine_config(cfg)
     yield from examine_model(cfg, data)
 

@@ -20,6 +20,7 @@ from navit_backbone.tools.command_line import mistake
 from navit_backbone.tools.doctor import Finding
 
 SPLITS = ('train', 'val', 'test')
+PACKERS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs'}
 NUM_LOOKED_AT = 200  # pictures of a data set whose files are looked for
 # What a registry, a constructor or a reader of files says to what a user wrote
 MISTAKES = (ValueError, TypeError, KeyError, OSError, AssertionError, AttributeError, RuntimeError)
@@ -61,12 +62,13 @@ def check_pipeline(key: str, dataset: Mapping[str, Any], cfg: Config) -> Iterato
         (
             kinds[:1] != ['LoadImageFromFile'],
             f'starts with {kinds[0] if kinds else "nothing"}',
-            "let dict(type='LoadImageFromFile') be the first: mmdet's Inferencers look for it",
+            "let dict(type='LoadImageFromFile') be the first: the Inferencers look for it",
         ),
         (
             not kinds or not kinds[-1].startswith('Pack'),
             f'ends with {kinds[-1] if kinds else "nothing"}',
-            "let dict(type='PackDetInputs') be the last: it makes what the model takes",
+            f"let dict(type='{PACKERS[cfg.default_scope]}') be the last: it makes what the model "
+            'takes',
         ),
         (
             'Pad' in kinds,
@@ -142,7 +144,7 @@ def check_pictures(key: str, dataset: Any) -> Finding:
         name=key,
         found='',
         problem=f'{len(missing)} of {len(files)} pictures are missing, the first: {missing[0]}',
-        fix='set data_root, or data_prefix.img to the folder of the pictures within it',
+        fix='set data_root, or data_prefix to the folder of the pictures within it',
     )
 
 

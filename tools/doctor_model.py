@@ -28,6 +28,9 @@ from navit_backbone.tools.doctor_heads import (
     check_strides,
     said,
 )
+from navit_backbone.tools.doctor_segmentation import check_decode_heads, check_label_maps
+
+PREPROCESSORS = {'mmdet': 'NaViTDetDataPreprocessor', 'mmseg': 'NaViTSegDataPreprocessor'}
 
 
 def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:
@@ -39,17 +42,22 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
         return
     count = sum(parameter.numel() for parameter in model.parameters())
     yield Finding(name='model', found=f'{type(model).__name__}, {count / 1e6:.1f} M at this depth')
-    yield check_sizes(model)
+    yield check_sizes(model, cfg.default_scope)
     maps = yield from measure(model, cfg)
     if maps is not None:
         yield from check_divisor(model, maps)
         if isinstance(model.backbone, NaViTBackbone):  # the stride of others has no name
             yield from check_in_stride(model)
-        yield from check_strides(model, cfg, maps)
+        if cfg.default_scope == 'mmseg':
+            yield from check_decode_heads(model, cfg, maps)
+        else:
+            yield from check_strides(model, cfg, maps)
     yield from check_norms(model, cfg)
     for dataset in list(datasets.values())[:1]:  # all have the same classes
         yield from check_classes(model, cfg, len(dataset.metainfo['classes']))
     yield from check_positions(model, datasets)
+    if cfg.default_scope == 'mmseg':
+        yield from check_label_maps(datasets)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -57,7 +65,7 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
 
 
 @torch.no_grad()
-def check_sizes(model: nn.Module) -> Finding:
+def check_sizes(model: nn.Module, scope: str) -> Finding:
     """Whether the backbone learns the sizes of a batch's pictures, and leaves padding alone."""
     key = 'model.data_preprocessor'
     kind = type(model.data_preprocessor).__name__
@@ -70,7 +78,7 @@ def check_sizes(model: nn.Module) -> Finding:
         vit = model.backbone.vit
         hooks.append(vit.register_forward_pre_hook(lambda _, given: seen.update(pack=given[0])))
     try:
-        inputs = model.data_preprocessor(batch_of(sizes), training=False)['inputs']
+        inputs = model.data_preprocessor(batch_of(sizes, scope), training=False)['inputs']
         model.backbone(inputs)
     except MISTAKES as error:
         return Finding(name=key, found='', problem=f'{kind} does not do: {told(error)}')
@@ -88,7 +96,7 @@ def check_sizes(model: nn.Module) -> Finding:
         found='',
         problem=f'{kind} does not tell the backbone that the pictures are of {sizes} pixels: '
         f'{computed} patches are computed where {real} are picture',
-        fix="set model.data_preprocessor.type='NaViTDetDataPreprocessor'",
+        fix=f"set model.data_preprocessor.type='{PREPROCESSORS[scope]}'",
     )
 
 
@@ -96,12 +104,15 @@ def patch_of(model: nn.Module) -> int:
     return getattr(model.backbone, 'patch_size', 16)
 
 
-def batch_of(sizes: Sequence[Size]) -> dict[str, Any]:
+def batch_of(sizes: Sequence[Size], scope: str) -> dict[str, Any]:
     """What a loader gives for pictures of these sizes."""
-    from mmdet.structures import DetDataSample
+    if scope == 'mmseg':
+        from mmseg.structures import SegDataSample as Sample
+    else:
+        from mmdet.structures import DetDataSample as Sample
 
     samples = [
-        DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
+        Sample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
         for size in sizes
     ]
     images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
@@ -114,7 +125,9 @@ def check_divisor(model: nn.Module, maps: Maps) -> Iterator[Finding]:
     coarsest = max(maps.strides)
     if divisor is None or not isinstance(model.backbone, NaViTBackbone):
         return
-    key, whole = 'model.data_preprocessor.pad_size_divisor', divisor % coarsest == 0
+    segments = hasattr(model.data_preprocessor, 'size_divisor')
+    key = f'model.data_preprocessor.{"size_divisor" if segments else "pad_size_divisor"}'
+    whole = divisor % coarsest == 0
     problem = f'{divisor} is no multiple of {coarsest:g}, the coarsest stride of the maps'
     fix = f'set {key}={coarsest:g}'
     yield Finding(name=key, found=str(divisor), problem='' if whole else problem, fix=fix)
@@ -180,7 +193,8 @@ def measure(model: nn.Module, cfg: Config) -> Generator[Finding, None, Maps | No
         yield Finding(name='model.neck', found='', problem=told(error), fix=fix)
         return None
     strides = [side / item.shape[-1] for item in outputs]
-    yield Finding(name='model.neck', found=f'maps at strides {said(strides)}')
+    source = 'model.neck' if getattr(model, 'with_neck', False) else 'model.backbone'
+    yield Finding(name=source, found=f'maps at strides {said(strides)}')
     return Maps(strides=strides, channels=[item.shape[1] for item in outputs])
 
 
