@@ -11,6 +11,8 @@ steps     whole training steps of RetinaNet and Mask R-CNN, packed against padde
 pipeline  photos through the training pipeline, against stock Resize(keep_ratio)
 sampler   how full TokenBudgetBatchSampler's batches are
 run       a training run of 1,000 steps: waiting for data, and memory
+segment   a linear segmentor on mixed sizes: evaluation against batch 1, steps against padded
+large     a picture of 6000 x 4000 pixels, labelled at its own size
 
 Sizes are those of coco128's photos, scaled by one factor; pixels are noise. A step is forward and
 backward, in float32 on CPU and under bfloat16 autocast on CUDA. tools/measure.py tells how a figure
@@ -220,6 +222,7 @@ def packer_rows(setting: Setting) -> list[Result]:
 ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
 ALONE = {'memory': memory_rows, 'packer': packer_rows}
 DETECTION = ('steps', 'pipeline', 'sampler', 'run')  # what tools/benchmark_detection.py has
+SEGMENTATION = ('segment', 'large')  # what tools/benchmark_segmentation.py has
 
 
 def as_markdown(header: dict[str, str], results: Sequence[Result]) -> str:
@@ -244,7 +247,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*ON_PHOTOS, *ALONE, *DETECTION]
+    names = [*ON_PHOTOS, *ALONE, *DETECTION, *SEGMENTATION]
     parser.add_argument('--only', nargs='+', choices=names, default=names, help='(all)')
     parser.add_argument('--arch', nargs='+', choices=list(ARCHS), help='(tiny small)')
     parser.add_argument('--pairs', type=int, help=f'rounds of each comparison ({MIN_ROUNDS})')
@@ -327,6 +330,8 @@ def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]
         return [Result(what=row, figure=reason)]
     if row in DETECTION:
         return detection_results(row, setting, archs)
+    if row in SEGMENTATION:
+        return segmentation_results(row, setting, archs)
     return [result for name in archs for result in ON_PHOTOS[row](setting, name)]
 
 
@@ -340,6 +345,17 @@ def detection_results(row: str, setting: Setting, archs: Sequence[str]) -> list[
         return [result for name in archs for result in detection.step_rows(setting, name)]
     rows = {'pipeline': detection.pipeline_rows, 'sampler': detection.sampler_rows}
     return {**rows, 'run': detection.run_rows}[row](setting)
+
+
+def segmentation_results(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]:
+    """The lines of one row of segmentation, where mmseg is installed."""
+    if find_spec('mmseg') is None:
+        return [Result(what=row, figure='skipped: mmseg is not installed (the extra [seg])')]
+    from navit_backbone.tools import benchmark_segmentation as segmentation
+
+    if row == 'large':
+        return segmentation.large_rows(setting)
+    return [result for name in archs for result in segmentation.segmentation_rows(setting, name)]
 
 
 def main() -> None:
