@@ -160,7 +160,7 @@ def test_colours(folder):
         (lambda f: (f / 'masks/1.png').unlink(), r'1 of 3 pictures have no label map .*1\.jpg'),
         (lambda f: (f / 'masks/1.png').rename(f / 'masks/01.png'), r'01\.png is there'),
         (lambda f: [p.unlink() for p in (f / 'images').iterdir()], 'no pictures in .*images'),
-        (lambda f: (f / 'images').rename(f / 'photos'), 'no folder of pictures at .*images'),
+        (lambda f: (f / 'images').rename(f / 'photos'), 'no folder at .*images'),
         (lambda f: (f / 'classes.txt').unlink(), r'no class names at .*classes\.txt'),
         (lambda f: (f / 'classes.txt').write_text('a\na\nb'), 'class names a stand there twice'),
         (lambda f: write_png(f, 1), r'1\.jpg and .*1\.png have one name'),

@@ -31,10 +31,11 @@ test_pipeline = [
 # 1280 tokens a device are 2 photos on average; so 8 devices take 16 photos a step, and all 20,210
 # in 1263 steps
 steps_per_epoch = 1263
+data_root = '{{$NAVIT_DATA:data}}/ade/ADEChallengeData2016/'
 data = dict(
     _delete_=True,
     type='NaViTADE20KDataset',
-    data_root='{{$NAVIT_DATA:data}}/ade/ADEChallengeData2016/',
+    data_root=data_root,
     reduce_zero_label=True,
 )
 train_dataloader = dict(

@@ -25,10 +25,11 @@ test_pipeline = [
 
 # 4096 tokens a device are a photo; so 8 devices take 8 photos a step, and all 2975 in 372 steps
 steps_per_epoch = 372
+data_root = '{{$NAVIT_DATA:data}}/cityscapes/'
 data = dict(
     _delete_=True,
     type='NaViTCityscapesDataset',
-    data_root='{{$NAVIT_DATA:data}}/cityscapes/',
+    data_root=data_root,
 )
 train_dataloader = dict(
     batch_size=8,  # at most

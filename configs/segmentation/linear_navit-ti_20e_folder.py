@@ -4,7 +4,8 @@ pictures and label maps.
 `data_root` holds images/, masks/, classes.txt, train.txt and val.txt; NAVIT_DATA is the folder that
 holds `weights/` (unset: ../shared/data). Cost and mIoU: not measured yet.
 
-python tools/train.py configs/segmentation/linear_navit-ti_20e_folder.py --cfg-options data_root=/data/mine
+CONFIG=configs/segmentation/linear_navit-ti_20e_folder.py
+python tools/train.py $CONFIG --cfg-options data_root=/data/mine
 """
 
 _base_ = ['../_base_/runtime_segmentation.py', '../_base_/seg_folder.py']

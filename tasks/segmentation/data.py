@@ -131,6 +131,13 @@ class CheckedSegSamples(SeededSamples):
     """
 
     def load_data_list(self) -> list[dict[str, Any]]:
+        for key in ('img_path', 'seg_map_path'):
+            folder = str(self.data_prefix.get(key) or '')  # type: ignore[attr-defined]
+            if folder and '://' not in folder and not Path(folder).is_dir():
+                raise ValueError(
+                    f'no folder at {folder}: set data_root to the folder of the data set, and '
+                    f'data_prefix.{key} to the path within it'
+                )
         found: list[dict[str, Any]] = super().load_data_list()  # type: ignore[misc]
         self._check_pairs(found)
         named = getattr(self, 'named', None) or type(self).METAINFO['classes']  # type: ignore[attr-defined]
