@@ -29,6 +29,44 @@ UPERNET = dict(
     norm_cfg=NORM,
     dropout_ratio=0.0,
 )
+ATTENTION = dict(embed_dims=16, num_heads=2, batch_first=True)
+POSITIONS = dict(num_feats=8, normalize=True)
+MASK2FORMER = dict(
+    type='Mask2FormerHead',
+    in_channels=[16] * 4,
+    strides=[4, 8, 16, 32],
+    feat_channels=16,
+    out_channels=16,
+    num_queries=10,
+    num_transformer_feat_level=3,
+    pixel_decoder=dict(
+        type='mmdet.MSDeformAttnPixelDecoder',
+        num_outs=3,
+        norm_cfg=NORM,
+        act_cfg=dict(type='ReLU'),
+        encoder=dict(
+            num_layers=2,
+            layer_cfg=dict(
+                self_attn_cfg=dict(num_levels=3, num_points=4, **ATTENTION),
+                ffn_cfg=dict(embed_dims=16, feedforward_channels=32),
+            ),
+        ),
+        positional_encoding=POSITIONS,
+    ),
+    positional_encoding=POSITIONS,
+    transformer_decoder=dict(
+        return_intermediate=True,
+        num_layers=2,
+        layer_cfg=dict(
+            self_attn_cfg=ATTENTION,
+            cross_attn_cfg=ATTENTION,
+            ffn_cfg=dict(embed_dims=16, feedforward_channels=32),
+        ),
+    ),
+    loss_cls=dict(type='mmdet.CrossEntropyLoss', class_weight=[1.0] * NUM_CLASSES + [0.1]),
+    loss_mask=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True),
+    loss_dice=dict(type='mmdet.DiceLoss', use_sigmoid=True, naive_dice=True),
+)
 
 
 def segmentor(
@@ -37,6 +75,7 @@ def segmentor(
     """A segmentor with `head` on the two last blocks of a tiny backbone."""
     init_default_scope('mmseg')
     torch.manual_seed(0)
+    loss = {} if head['type'] == 'Mask2FormerHead' else {'loss_decode': LOSS}
     model = MODELS.build(
         dict(
             type=type,
@@ -49,7 +88,7 @@ def segmentor(
             ),
             backbone=dict(type='NaViTBackbone', arch=ARCH, out_indices=(0, 1), position=position),
             neck=neck,
-            decode_head=dict(num_classes=NUM_CLASSES, loss_decode=LOSS, **head),
+            decode_head=ConfigDict({'num_classes': NUM_CLASSES, **loss, **head}),
             train_cfg=ConfigDict(),
             test_cfg=ConfigDict(mode=mode, **test),
         )

@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
+from mmseg.structures import SegDataSample
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
 from segmentors import (
     FCN,
     LINEAR,
+    MASK2FORMER,
     NUM_CLASSES,
     PYRAMID,
     SEGMENTER,
@@ -19,7 +21,11 @@ from segmentors import (
 )
 
 OURS = {'linear': LINEAR, 'linear, two levels': TWO_LEVELS, 'segmenter': SEGMENTER}
-STOCK = {'fcn': dict(head=FCN), 'upernet': dict(head=UPERNET, neck=PYRAMID)}
+STOCK = {
+    'fcn': dict(head=FCN),
+    'upernet': dict(head=UPERNET, neck=PYRAMID),
+    'mask2former': dict(head=MASK2FORMER, neck=PYRAMID),
+}
 SIZES = [*ODD_SIZES, (128, 128)]
 every_head_of_ours = pytest.mark.parametrize('name', OURS)
 every_stock_head = pytest.mark.parametrize('name', STOCK)
@@ -100,12 +106,34 @@ def test_a_stock_head_sees_its_picture_and_the_canvas_alone(name):
 
     def logits(images, fill=0.0):
         held = on_canvas(images, height=128, width=128, fill=fill)
-        return model.decode_head(model.extract_feat(held))
+        maps = model.extract_feat(held)
+        if name != 'mask2former':
+            return model.decode_head(maps)
+        samples = [SegDataSample(metainfo=dict(img_shape=size)) for size in held.image_sizes]
+        classes, masks = model.decode_head(maps, samples)
+        return torch.cat([part.flatten(1) for part in [*classes, *masks]], 1)
 
     together = logits(images)
     assert together.std() > 0.01
     assert same(together, torch.cat([logits([image]) for image in images]))
     assert torch.equal(logits(images, fill=float('nan')), together)
+
+
+def test_fcn_differs_from_batch_1_in_a_band_of_its_reach():
+    """Two convolutions of 3 x 3 reach two cells: farther from the padding a picture's logits are
+    those that it has on its own canvas."""
+    model, size = model_of(head=FCN), (112, 96)
+    (image,) = pictures([size])
+
+    def logits(canvas):
+        held = on_canvas([image], height=canvas[0], width=canvas[1])
+        return model.decode_head(model.extract_feat(held))[..., :7, :6]
+
+    alone, beside_a_larger = logits(size), logits((160, 160))
+    differs = (alone - beside_a_larger).abs().amax((0, 1)) > 1e-10
+    assert differs[-1].all()
+    assert differs[:, -1].all()
+    assert not differs[:-2, :-2].any()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,7 +174,7 @@ def loss_of(model, data):
     return model(**data, mode='loss')['decode.loss_ce'].item()
 
 
-@pytest.mark.parametrize('options', [dict(head=LINEAR), *STOCK.values()])
+@pytest.mark.parametrize('options', [dict(head=LINEAR), STOCK['fcn'], STOCK['upernet']])
 def test_padding_does_not_change_the_loss(options):
     """The same picture on a larger canvas, where the head does not look at the canvas."""
     model = perturb(segmentor(**options), scale=0.05).train()
