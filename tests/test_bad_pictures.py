@@ -17,7 +17,7 @@ from navit_backbone.tools import predict, train
 from navit_backbone.tools.command_line import override, read_config
 
 sys.path.append(str(Path(__file__).parent / 'faults'))
-from broken_pictures import BREAKS, KINDS, command, faults, write_set
+from broken_pictures import BREAKS, KINDS, OF_SEGMENTATION, command, faults, write_set
 
 CLASSES = ('a', 'b')
 TINY = {
@@ -186,13 +186,23 @@ def test_picture_that_the_model_cannot_take_stops_no_other(tmp_path, monkeypatch
 # In training
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_training_on_broken_pictures_ends_and_names_them(workers, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ('task', 'breaks', 'workers'),
+    [
+        ('detection', BREAKS, 0),
+        ('detection', BREAKS, 2),
+        ('segmentation', OF_SEGMENTATION, 2),
+    ],
+)
+def test_training_on_broken_pictures_ends_and_names_them(
+    task, breaks, workers, tmp_path, monkeypatch, capfd
+):
     """tests/faults/broken_pictures.py is the long version."""
-    broken = write_set(tmp_path / 'set', num_pictures=20, num_broken=len(BREAKS))
-    assert set(broken.values()) == set(BREAKS)
-    assert len(KINDS) == len(BREAKS)
-    arguments = command(tmp_path / 'set', tmp_path / 'work', workers=workers)
+    counts = dict(num_pictures=20, num_broken=len(breaks))
+    broken = write_set(tmp_path / 'set', task=task, **counts)
+    assert set(broken.values()) == set(breaks)
+    assert len(KINDS) <= len(breaks)
+    arguments = command(tmp_path / 'set', tmp_path / 'work', task=task, workers=workers)
     assert call(monkeypatch, train, *arguments) is None
     log = ''.join(capfd.readouterr())
     assert faults(broken, log, num_pictures=20) == []

@@ -379,9 +379,10 @@ def test_ranks_soon_hear_of_a_signal_however_rarely_a_step_asks(accumulated, mos
     assert heard - 100 <= most
 
 
-def test_killed_twice_a_detector_is_trained_the_same(tmp_path):
+@pytest.mark.parametrize('batches', ['tokens', 'segmentation'])
+def test_killed_twice_a_model_is_trained_the_same(batches, tmp_path):
     kills = [Kill(4), Kill(7, in_write=True)]
-    assert compare(tmp_path, batches='tokens', workers=2, steps=14, kills=kills) == []
+    assert compare(tmp_path, batches=batches, workers=2, steps=14, kills=kills) == []
 
 
 def test_comparison_of_logs_sees_every_difference():

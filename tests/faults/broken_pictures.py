@@ -1,11 +1,11 @@
 """Train on a set of which 5 % of the pictures are broken: the run ends, and names just those.
 
-    python tests/faults/broken_pictures.py [--pictures 240] [--workers 0 2] [--work-dir DIR]
+    python tests/faults/broken_pictures.py [--task segmentation] [--pictures 240] [--workers 0 2]
 
 Drawings are broken in each way of `BREAKS` in turn; as many others become pictures of the rare
-kinds of `KINDS`, which are as good as any. A tiny detector is trained for one pass with
-tools/train.py. The exit status is 1 where the training does not end well, or where the list at its
-end is not exactly that of the broken ones.
+kinds of `KINDS`, which are as good as any. A tiny detector, or a segmentor, is trained for one pass
+with tools/train.py. The exit status is 1 where the training does not end well, or where the list at
+its end is not exactly that of the broken ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from PIL import Image
 from navit_backbone.tasks.common.sample_set import write_sample_set
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
+CONFIGS = {
+    'detection': ROOT / 'configs/detection/retinanet_navit-ti_20e_sample.py',
+    'segmentation': ROOT / 'configs/segmentation/segmenter_navit-ti_20e_sample.py',
+}
 ANNOTATIONS = 'annotations/instances_train.json'
 
 
@@ -75,6 +78,31 @@ def turn(file: Path, image: dict) -> None:
     Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
 
 
+def change_map(change: Callable[[Image.Image], Image.Image]) -> Callable[[Path, dict], object]:
+    def apply(file: Path, image: dict) -> None:
+        with Image.open(map_of(file)) as labels:
+            changed = change(labels.copy())
+        changed.save(map_of(file))
+
+    return apply
+
+
+def map_of(file: Path) -> Path:
+    return file.parents[1] / 'masks' / file.parent.name / f'{file.stem}.png'
+
+
+MAP_BREAKS: dict[str, Callable[[Path, dict], object]] = {
+    'a label map cut in half': lambda file, image: cut(map_of(file), image),
+    'a label map of another size': change_map(lambda labels: labels.resize((40, 30))),
+    'a label map in colours': change_map(lambda labels: labels.convert('RGB')),
+    'a label beyond the classes': change_map(lambda labels: labels.point(lambda v: v + 3)),
+}
+OF_SEGMENTATION = {  # annotations state no sizes, and a missing picture is told at the start
+    how: change
+    for how, change in {**BREAKS, **MAP_BREAKS}.items()
+    if how not in ('another size in the annotations', 'no file')
+}
+
 KINDS: dict[str, Callable[[Path, dict], object]] = {
     'CMYK': convert('CMYK', '.jpg'),
     'gray': convert('L', '.jpg'),
@@ -85,7 +113,7 @@ KINDS: dict[str, Callable[[Path, dict], object]] = {
 }
 
 
-def write_set(folder: Path, *, num_pictures: int, num_broken: int) -> dict[str, str]:
+def write_set(folder: Path, *, task: str, num_pictures: int, num_broken: int) -> dict[str, str]:
     """A sample set in which pictures are broken, or of rare kinds; the broken ones, and how."""
     write_sample_set(folder, seed=0, num_pictures=dict(train=num_pictures, val=2))
     path = folder / ANNOTATIONS
@@ -93,16 +121,25 @@ def write_set(folder: Path, *, num_pictures: int, num_broken: int) -> dict[str, 
     order = np.random.default_rng(0).permutation(num_pictures)[: 2 * num_broken]
     chosen = [content['images'][i] for i in order]
     broken = {}
-    for image, (how, change) in zip(chosen[::2], itertools.cycle(BREAKS.items()), strict=False):
-        change(folder / 'train' / image['file_name'], image)
-        broken[str(folder / 'train' / image['file_name'])] = how
+    breaks = OF_SEGMENTATION if task == 'segmentation' else BREAKS
+    for image, (how, change) in zip(chosen[::2], itertools.cycle(breaks.items()), strict=False):
+        broken[str(changed(folder / 'train', image, change))] = how
     for image, change in zip(chosen[1::2], itertools.cycle(KINDS.values()), strict=False):
-        change(folder / 'train' / image['file_name'], image)
+        changed(folder / 'train', image, change)
     path.write_text(json.dumps(content))
     return broken
 
 
-def command(folder: Path, work_dir: Path, *, workers: int) -> list[str]:
+def changed(folder: Path, image: dict, change: Callable[[Path, dict], object]) -> Path:
+    """The file that a picture is in after a change, of which there is only one."""
+    before = folder / image['file_name']
+    change(before, image)
+    if image['file_name'] != before.name:
+        before.unlink()
+    return folder / image['file_name']
+
+
+def command(folder: Path, work_dir: Path, *, task: str, workers: int) -> list[str]:
     """The arguments of tools/train.py."""
     options = [
         f'data_root={folder}',
@@ -111,7 +148,7 @@ def command(folder: Path, work_dir: Path, *, workers: int) -> list[str]:
         f'train_dataloader.num_workers={workers}',
         f'train_dataloader.persistent_workers={workers > 0}',
     ]
-    return [str(CONFIG), '--work-dir', str(work_dir), '--cfg-options', *options]
+    return [str(CONFIGS[task]), '--work-dir', str(work_dir), '--cfg-options', *options]
 
 
 def faults(broken: dict[str, str], log: str, *, num_pictures: int) -> list[str]:
@@ -127,6 +164,7 @@ def faults(broken: dict[str, str], log: str, *, num_pictures: int) -> list[str]:
 def main() -> None:
     """Train with each number of workers; exit with 1 where anything is amiss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--task', choices=CONFIGS, default='detection')
     parser.add_argument('--pictures', type=int, default=240, help='of which 5 %% are broken')
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     parser.add_argument('--work-dir', type=Path, help='kept, where given')
@@ -134,18 +172,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.work_dir or Path(temporary)
         num_broken = round(args.pictures * 0.05)
-        broken = write_set(folder / 'set', num_pictures=args.pictures, num_broken=num_broken)
+        counts = dict(num_pictures=args.pictures, num_broken=num_broken)
+        broken = write_set(folder / 'set', task=args.task, **counts)
         print(f'{len(broken)} of {args.pictures} pictures are broken')
-        amiss = [check(folder, broken, args.pictures, workers) for workers in args.workers]
+        amiss = [check(folder, broken, args, workers) for workers in args.workers]
     sys.exit(any(amiss))
 
 
-def check(folder: Path, broken: dict[str, str], num_pictures: int, workers: int) -> bool:
+def check(folder: Path, broken: dict[str, str], args: argparse.Namespace, workers: int) -> bool:
     """Train in a process of its own; whether something was amiss, which is printed."""
-    arguments = command(folder / 'set', folder / f'workers_{workers}', workers=workers)
+    work_dir = folder / f'workers_{workers}'
+    arguments = command(folder / 'set', work_dir, task=args.task, workers=workers)
     run = [sys.executable, str(ROOT / 'tools/train.py'), *arguments]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
-    found = faults(broken, done.stdout + done.stderr, num_pictures=num_pictures)
+    found = faults(broken, done.stdout + done.stderr, num_pictures=args.pictures)
     if done.returncode:
         found.append(f'ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}')
     print(f'{workers} workers:', '; '.join(found) or 'the run ends, and names all and only these')

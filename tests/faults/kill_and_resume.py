@@ -6,7 +6,7 @@ What everything_with_a_state.py describes is trained once undisturbed, and once 
 again; every fourth kill waits for a checkpoint that is being written. The samples, pixels and
 losses of every step, whether trained the first time or again, and the weights at the end have to be
 the same to the last bit; else the exit status is 1. `--batches tokens`: the same in batches of a
-token budget.
+token budget; `segmentation`: of a segmentor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from step_log import FILE
 from navit_backbone.tasks.common.sample_set import write_sample_set
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = {'size': 'everything_with_a_state.py', 'tokens': 'everything_by_tokens.py'}
+CONFIGS = {
+    'size': 'everything_with_a_state.py',
+    'tokens': 'everything_by_tokens.py',
+    'segmentation': 'everything_segmented.py',
+}
 STEPS_PER_EPOCH = 7
 PATIENCE = 300  # seconds for what takes one or two
 
@@ -93,7 +97,8 @@ class Training:
 def _start(command: list[str], output: Path) -> multiprocessing.Process:
     """A new process, from a server that imported everything once and did nothing else."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['navit_backbone.tools.train', 'mmdet.apis', 'step_log'])
+    modules = ['navit_backbone.tools.train', 'mmdet.apis', 'mmseg.apis', 'step_log']
+    context.set_forkserver_preload(modules)
     process = context.Process(target=_train, args=(command, output))
     process.start()
     return process

@@ -21,7 +21,7 @@ class StepLogHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         samples = [
-            [int(sample.img_id), list(sample.img_shape), int(pixels.sum())]
+            [Path(sample.img_path).name, list(sample.img_shape), int(pixels.sum())]
             for sample, pixels in zip(data_batch['data_samples'], data_batch['inputs'], strict=True)
         ]
         numbers = {name: float(value).hex() for name, value in outputs.items()}
