@@ -1,4 +1,4 @@
-"""What a batch of several sizes does to label maps: figures at batch 1 and N, and pixels that differ.
+"""What a batch of several sizes does to label maps: figures, and pixels that differ from batch 1.
 
     python tests/sweep/batch_against_single.py CONFIG CHECKPOINT [CONFIG CHECKPOINT ...] [--batch 8]
 
