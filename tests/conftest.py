@@ -1,6 +1,7 @@
 """What every test may ask for: the folder of real data, and a CUDA device."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ def data_root() -> Path:
     if not path.is_dir():
         pytest.skip(f'no real data at {path}: set NAVIT_DATA to its folder')
     return path.resolve()
+
+
+@pytest.fixture(autouse=True)
+def _own_visualizer() -> None:
+    """mmengine keeps one visualizer a process, whichever task made it first."""
+    if 'mmengine.visualization' in sys.modules:
+        sys.modules['mmengine.visualization'].Visualizer._instance_dict.clear()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

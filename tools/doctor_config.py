@@ -140,11 +140,12 @@ def check_pictures(key: str, dataset: Any) -> Finding:
     missing = [file for file in files if '://' not in file and not Path(file).is_file()]
     if not missing:
         return Finding(name=key, found=f'{len(files)} of {len(dataset)} pictures looked for')
+    prefix = 'img' if 'img' in dataset.data_prefix else 'img_path'
     return Finding(
         name=key,
         found='',
         problem=f'{len(missing)} of {len(files)} pictures are missing, the first: {missing[0]}',
-        fix='set data_root, or data_prefix to the folder of the pictures within it',
+        fix=f'set data_root, or data_prefix.{prefix} to the folder of the pictures within it',
     )
 
 
