@@ -132,8 +132,8 @@ def test_a_run_records_every_step(setting, shallow):
 def test_of_a_run_the_waiting_and_the_growth_are_told(setting, monkeypatch):
     """The first tenth warms up; the last tenth is compared with the second."""
     took, waited = [9.0] * 100 + [1.0] * 900, [9.0] * 100 + [0.25] * 900
-    held = [1] * 100 + [100] * 100 + [500] * 700 + [110] * 100
-    record = detection.RunRecord(took, waited, held)
+    held = [1] * 10 + [100] * 10 + [500] * 70 + [110] * 10
+    record = detection.RunRecord(took, waited, held, every=10)
     monkeypatch.setattr(detection, 'in_new_process', lambda *_: record)
     wait, growth = detection.run_rows(replace(setting, smoke=False))
     assert (wait.figure, growth.figure) == ('25.00%', '1.100')
