@@ -126,8 +126,9 @@ def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> No
 class CheckedSegSamples(SeededSamples):
     """Mix in before a data set of mmseg: seeded samples, and pairs of files that are checked.
 
-    A picture without a label map, or the other way round, is refused by name. In training a sample
-    without a labelled pixel, from the file or after a crop, is replaced, and counted.
+    A picture without a label map is refused by name, a map without a picture is named and left out.
+    In training a sample without a labelled pixel, from the file or after a crop, is replaced, and
+    counted.
     """
 
     def load_data_list(self) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
             size_divisor = None  # mmseg takes one of them
         super().__init__(*args, size=size, size_divisor=size_divisor, **kwargs)
         self.max_pixels = max_pixels
-        self.one_size = False  # SlideCheckHook: crops of a padded batch do not know its sizes
+        self.one_size = False  # MixedSizesHook: crops of a padded batch do not know its sizes
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in data['inputs']]
