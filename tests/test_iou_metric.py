@@ -152,6 +152,8 @@ def test_files(tmp_path):
     assert sum(pixels for *_, pixels in picture['confusion']) == confusion.sum()
     kept = np.array(Image.open(tmp_path / 'labels' / picture['labels']))
     assert (kept == pairs[0][0]).all()
+    truth = np.array(Image.open(tmp_path / 'truth' / picture['labels']))
+    assert (truth == pairs[0][1]).all()
     assert Image.open(tmp_path / 'confusion.png').width > 100
 
 

@@ -19,7 +19,6 @@ from ..common.paired import Slice, Statistic, thirds
 from .metric import Counts, by_picture
 from .overlay import labelled
 
-_DRAWN_AT = (720, 600)  # pixels
 Content = Mapping[str, Any]  # what `predictions` gives
 
 
@@ -51,6 +50,7 @@ class Evidence:
                 )
         self.classes: list[str] = first['classes']
         self.palette = [tuple(colour) for colour in first['palette']]
+        self.truth = Path(first['labels']).with_name('truth')
         self.pictures: list[dict[str, Any]] = first['pictures']
         files = [picture['file'] for picture in self.pictures]
         for run in runs:
@@ -111,9 +111,8 @@ class Evidence:
         """A photo under the label map of a run, or under the truth."""
         picture = self.pictures[number]
         pixels = mmcv.imread(picture['file'], channel_order='rgb')
-        if run is None:
-            return Image.fromarray(mmcv.imrescale(pixels, _DRAWN_AT))
-        labels = np.array(Image.open(Path(run['labels']) / picture['labels']))
+        folder = self.truth if run is None else Path(run['labels'])
+        labels = np.array(Image.open(folder / picture['labels']))
         return labelled(pixels, [labels], self.classes, self.palette)
 
 

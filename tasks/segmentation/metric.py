@@ -41,7 +41,7 @@ class NaViTIoUMetric(BaseMetric):
 
     `output_dir`, where given, gets `per_class.json`, `confusion.json` and `confusion.png`, in
     `pictures.json` what each picture adds, and in `labels/` its label map, the model's class
-    numbers as a PNG of one channel.
+    numbers as a PNG of one channel; beside it in `truth/` the true one.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -79,19 +79,20 @@ class NaViTIoUMetric(BaseMetric):
             counts = self._count(found, truth.to(found), num)
             file = str(sample.get('img_path', ''))
             size = (int(truth.shape[0]), int(truth.shape[1]))
-            counts = counts._replace(file=file, labels=self._keep(found, file), size=size)
+            counts = counts._replace(file=file, labels=self._keep(found, truth, file), size=size)
             self.results.append(counts)
 
-    def _keep(self, found: Tensor, file: str) -> str:
-        """Write the label map where it is asked for; its name, told apart by the whole path."""
+    def _keep(self, found: Tensor, truth: Tensor, file: str) -> str:
+        """Write both label maps where asked for; their name, told apart by the whole path."""
         if self.output_dir is None:
             return ''
         digest = hashlib.blake2b(file.encode(), digest_size=4).hexdigest()
         name = f'{Path(file).stem}-{digest}.png'
-        folder = self.output_dir / 'labels'
-        folder.mkdir(parents=True, exist_ok=True)
         palette = self.dataset_meta['palette']
-        label_picture(found.cpu().numpy(), palette).save(folder / name)
+        for part, labels in (('labels', found), ('truth', truth)):
+            folder = self.output_dir / part
+            folder.mkdir(parents=True, exist_ok=True)
+            label_picture(labels.cpu().numpy(), palette).save(folder / name)
         return name
 
     def _count(self, found: Tensor, truth: Tensor, num: int) -> Counts:

@@ -89,5 +89,6 @@ def labelled(
 def label_picture(labels: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
     """A PNG's worth of class numbers that viewers show in colours: mode P."""
     picture = Image.fromarray(labels.astype(np.uint8), mode='P')
-    picture.putpalette([value for colour in colours for value in colour])
+    every = [*colours, *[_NO_CLASS] * (256 - len(colours))]  # of fewer, PNG keeps fewer bits
+    picture.putpalette([value for colour in every for value in colour])
     return picture
