@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,11 +30,11 @@ class SampleSeed(NamedTuple):
     epoch: int
     index: int
 
-    def words(self, purpose: str, count: int) -> np.ndarray:
-        """[count] uint32, at most 16, of a hash: what the draws for one `purpose` start from."""
+    def words(self, purpose: str, count: int) -> tuple[int, ...]:
+        """`count` numbers of 32 bits, at most 16: what the draws for one `purpose` start from."""
         text = f'{self.seed} {self.epoch} {self.index} {purpose}'
         digest = hashlib.blake2b(text.encode(), digest_size=4 * count).digest()
-        return np.frombuffer(digest, dtype='<u4')
+        return struct.unpack(f'<{count}I', digest)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """A fresh generator for one `purpose`: equal arguments give equal draws, anywhere."""
@@ -82,11 +83,11 @@ def seeded(sample_seed: SampleSeed, purpose: str = 'global state') -> Iterator[N
     kept = None
     if _within.get() or get_worker_info() is None:
         kept = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    words = sample_seed.words(purpose, 3)
-    np.random.seed(words[0])
-    random.seed(int(words[1]))
+    for_numpy, for_random, for_torch = sample_seed.words(purpose, 3)
+    np.random.seed(for_numpy)
+    random.seed(for_random)
     # torch.manual_seed would seed the devices too, and in a forked worker must not
-    torch.default_generator.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(for_torch)
     outer = _within.set(True)
     try:
         yield
