@@ -11,6 +11,7 @@ from mmengine.registry import TRANSFORMS
 from rich.progress import track
 from torch import nn
 
+from navit_backbone.tasks.common.wording import few
 from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import MISTAKES, told
 from navit_backbone.tools.doctor_heads import Maps
@@ -126,8 +127,7 @@ def _counted(name: str, dataset: Any, loader: Any) -> Finding:
             problem=f'{found}: no pixel has a class',
             fix='look at reduce_zero_label, and at the numbers in the label maps',
         )
-    few = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
-    note = f'{len(absent)} of {len(classes)} classes have no pixel in these: {few}'
+    note = f'{len(absent)} of {len(classes)} classes have no pixel in these: {few(absent)}'
     if dataset.reduce_zero_label and classes[-1] in absent:
         note += '; if it is because reduce_zero_label shifts them, leave it out'
     return Finding(name=name, found=found, note=note if absent else '')

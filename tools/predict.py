@@ -28,6 +28,7 @@ from mmengine.device import get_device
 from rich.progress import track
 
 from navit_backbone.tasks.common.classes import override
+from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
 from navit_backbone.tasks.common.published import check_names, config_of, is_published
 from navit_backbone.tools.command_line import (
     add_config_arguments,
@@ -41,7 +42,7 @@ from navit_backbone.tools.predict_output import tools_for
 
 if TYPE_CHECKING:
     from navit_backbone.tasks.common.inference import Predictor
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+
 # What loading raises on a file that is broken or no picture.
 UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
 
@@ -152,11 +153,11 @@ def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
     files: dict[Path, Path] = {}
     for item in inputs:
         if item.is_dir():
-            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in SUFFIXES)
+            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in PICTURE_SUFFIXES)
             found = [file for file in found if not file.is_dir()]
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
             if not found:
-                raise ValueError(f'no pictures in {item}: looked for {" ".join(SUFFIXES)}')
+                raise ValueError(f'no pictures in {item}: looked for {" ".join(PICTURE_SUFFIXES)}')
             files |= {file: file.relative_to(item) for file in found}
         elif item.is_file():
             files[item] = Path(item.name)

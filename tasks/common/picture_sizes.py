@@ -24,6 +24,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from rich.progress import track
 
+# Of the files that are taken for pictures where a folder is searched.
+PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+
 Measured = tuple[float, ...]  # what a size planner's `size_fields` name
 _ORIENTATION = 0x0112  # the EXIF tag
 _ON_ITS_SIDE = (5, 6, 7, 8)

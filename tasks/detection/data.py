@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 from ..common.classes import Classes
 from ..common.dataset import SeededSamples
 from ..common.palette import palette
+from ..common.wording import few
 from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotations
 
 
@@ -73,7 +74,7 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
             raise ValueError(
                 f'{self.ann_file}: none of its {len(self.data_list)} pictures is left, as '
                 f'filter_cfg={self.filter_cfg} asks for a size and for boxes of '
-                f'{_few(self.metainfo["classes"])}: correct the file, or set filter_empty_gt=False'
+                f'{few(self.metainfo["classes"])}: correct the file, or set filter_empty_gt=False'
             )
         return left
 
@@ -95,7 +96,7 @@ def _masks_remark(found: Annotations) -> Iterator[str]:
     for item in without:
         item['segmentation'] = [[]]
     if without:
-        ids = _few([item['id'] for item in without])
+        ids = few([item['id'] for item in without])
         share = f'{len(without):,} of {len(found.annotations):,} boxes'
         yield f'{share} have no mask and are ignored: id {ids}'
 
@@ -103,17 +104,13 @@ def _masks_remark(found: Annotations) -> Iterator[str]:
 def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
     """What is legal, and yet most likely not meant."""
     for reason, entries in found.unusable().items():
-        ids = _few([item['id'] for item in entries])
+        ids = few([item['id'] for item in entries])
         share = f'{len(entries):,} of {len(found.annotations):,} boxes'
         yield f'{share} are left out of training, {reason}: id {ids}'
     unseen = {*cat_ids} - {item['category_id'] for item in found.annotations}
     empty = [item['name'] for item in found.categories if item['id'] in unseen]
     if empty:
-        yield f'{len(empty)} of {len(cat_ids)} classes have no box: {_few(empty)}'
-
-
-def _few(items: Sequence[Any]) -> str:
-    return ', '.join(str(item) for item in items[:5]) + (', ...' if len(items) > 5 else '')
+        yield f'{len(empty)} of {len(cat_ids)} classes have no box: {few(empty)}'
 
 
 def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:

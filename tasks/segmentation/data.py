@@ -25,9 +25,10 @@ from mmseg.datasets.transforms import LoadAnnotations
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
 from ..common.palette import palette
+from ..common.picture_sizes import PICTURE_SUFFIXES
 from ..common.sample import BadSampleError
+from ..common.wording import few
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _LARGEST = 255  # labels are bytes; this one is never a class
 
 
@@ -109,17 +110,16 @@ def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> No
     beyond = labels[(labels >= known) & (labels != ignored)]
     if not beyond.size:
         return
-    numbers = np.unique(beyond)
-    few = ', '.join(map(str, numbers[:5])) + (', ...' if len(numbers) > 5 else '')
+    numbers = np.unique(beyond).tolist()
     advice = 'correct the map, or name all classes'
-    if not results['reduce_zero_label'] and numbers.tolist() == [known]:
+    if not results['reduce_zero_label'] and numbers == [known]:
         advice += (
             "; if its classes begin at 1 and 0 is unlabelled, set the data set's "
             'reduce_zero_label=True'
         )
     raise BadSampleError(
-        f'{file}: {beyond.size:,} pixels have the labels {few}, but there are {known} labels, 0 to '
-        f'{known - 1}, and {ignored} for ignored pixels: {advice}'
+        f'{file}: {beyond.size:,} pixels have the labels {few(numbers)}, but there are {known} '
+        f'labels, 0 to {known - 1}, and {ignored} for ignored pixels: {advice}'
     )
 
 
@@ -162,7 +162,7 @@ class CheckedSegSamples(SeededSamples):
         if lacking := [picture for file, picture in wanted.items() if file not in there]:
             raise ValueError(
                 f'{len(lacking):,} of {len(found):,} pictures have no label map in {maps} '
-                f'(*{self.seg_map_suffix}): {_few(lacking)}; '  # type: ignore[attr-defined]
+                f'(*{self.seg_map_suffix}): {few(lacking)}; '  # type: ignore[attr-defined]
                 + _near(next(iter(set(wanted) - there)), there)
                 + 'add the maps, or list the pictures that have one in ann_file'
             )
@@ -170,7 +170,7 @@ class CheckedSegSamples(SeededSamples):
         if over and not self.ann_file:  # type: ignore[attr-defined]
             print_log(
                 f'{maps}: {len(over):,} label maps have no picture in {pictures} and are left out: '
-                f'{_few(over)}',
+                f'{few(over)}',
                 'current',
                 logging.WARNING,
             )
@@ -240,7 +240,7 @@ class _Folder(BaseSegDataset):
             folder = self.data_prefix['img_path']
             raise ValueError(
                 f'{self.ann_file}: {len(lacking):,} of its {len(names):,} pictures are not in '
-                f'{folder}: {_few(lacking)}; correct the list, or data_prefix.img_path'
+                f'{folder}: {few(lacking)}; correct the list, or data_prefix.img_path'
             )
         return names
 
@@ -251,7 +251,7 @@ def pictures_in(folder: str, suffix: str = '') -> dict[str, str]:
         raise ValueError(f'no folder of pictures at {folder}: set data_root, data_prefix.img_path')
     found: dict[str, str] = {}
     for path in sorted(Path(folder).rglob('*')):
-        if not path.name.lower().endswith((suffix.lower(),) if suffix else PICTURES):
+        if not path.name.lower().endswith((suffix.lower(),) if suffix else PICTURE_SUFFIXES):
             continue
         whole = str(path.relative_to(folder))
         name = whole[: -len(suffix)] if suffix else _stem(whole)
@@ -267,7 +267,7 @@ def pictures_in(folder: str, suffix: str = '') -> dict[str, str]:
 def _stem(name: str) -> str:
     """The name without the suffix of a picture, if it has one."""
     path = Path(name)
-    return str(path.with_suffix('')) if path.suffix.lower() in PICTURES else name
+    return str(path.with_suffix('')) if path.suffix.lower() in PICTURE_SUFFIXES else name
 
 
 @DATASETS.register_module()
@@ -278,7 +278,8 @@ class NaViTSegDataset(CheckedSegSamples, _Folder):
     (of label 1 with `reduce_zero_label`). ``metainfo=dict(classes=...)`` chooses some of them, in
     any order; the pixels of the others are ignored. `ann_file` lists the pictures to take, a name
     a line, with or without suffix; without it all of the folder. Pictures may have any suffix of
-    `PICTURES`, or `img_suffix` alone. All other arguments are those of mmseg's `BaseSegDataset`.
+    `PICTURE_SUFFIXES`, or `img_suffix` alone. All other arguments are those of mmseg's
+    `BaseSegDataset`.
     """
 
 
@@ -294,7 +295,7 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
     names = [line.strip() for line in Path(file).read_text().splitlines()]
     names = [name for name in names if name]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f'{file}: the class names {_few(twice)} stand there twice')
+        raise ValueError(f'{file}: the class names {few(twice)} stand there twice')
     if not 0 < len(names) <= _LARGEST:
         raise ValueError(f'{file}: {len(names)} class names; 1 to {_LARGEST} are allowed')
     if unknown := [name for name in chosen or () if name not in names]:
@@ -304,10 +305,6 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
             f'{", ".join(near)}: take names from there'
         )
     return tuple(names)
-
-
-def _few(items: Sequence[Any]) -> str:
-    return ', '.join(str(item) for item in items[:5]) + (', ...' if len(items) > 5 else '')
 
 
 def _near(file: str, there: set[str]) -> str:

@@ -1,0 +1,11 @@
+"""Words that messages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def few(items: Sequence[Any]) -> str:
+    """The first five, and dots where there are more."""
+    return ', '.join(str(item) for item in items[:5]) + (', ...' if len(items) > 5 else '')
