@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.sealed import write_sealed
 from navit_backbone.tasks.common.classes import set_num_classes
-from navit_backbone.tasks.common.published import check_names, config_of
+from navit_backbone.tasks.common.published import check_names, config_of, palette_in
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tools import predict, publish, test
 from navit_backbone.vit import NaViT
@@ -400,3 +400,10 @@ def test_mistakes_are_told_in_a_sentence(checkpoint, pictures, tmp_path, monkeyp
     arguments = [foreign, pictures, '--out-dir', tmp_path / 'found']
     assert 'is no published model' in call(monkeypatch, predict, *arguments)
     assert not list(tmp_path.glob('out*'))
+
+
+def test_colours_are_colours_or_none():
+    assert palette_in({'palette': [[0, 1, 255], (2, 3, 4)]}) == [(0, 1, 255), (2, 3, 4)]
+    for given in (None, 'red', [[1, 2]], [[1, 2, 256]], [[1, 2, -1]], [[1, 2, 0.5]], [1, 2, 3], 7):
+        assert palette_in({'palette': given}) == []
+    assert palette_in(None) == palette_in({}) == palette_in('palette') == []

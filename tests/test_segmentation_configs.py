@@ -17,7 +17,9 @@ from torch import nn
 from navit_backbone.tasks.common.classes import follow_classes, override
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
-CONFIGS = sorted((ROOT / 'segmentation').glob('*.py'))
+STOCK = ROOT / 'segmentation/upernet_vit-ti_20e_clothing_crops.py'  # mmseg's own ViT
+OF_STOCK = STOCK.with_name('upernet_navit-ti_20e_clothing_crops.py')
+CONFIGS = sorted(set((ROOT / 'segmentation').glob('*.py')) - {STOCK})
 WIDTHS = dict(s=384, b=768, l=1024)
 HEADS = ('linear', 'segmenter', 'upernet', 'mask2former')
 NARROWER = dict(
@@ -105,8 +107,8 @@ DATASETS_OF = {'NaViTCityscapesDataset': ('_leftImg8bit.png', '_gtFine_labelTrai
 def make(tmp_path):
     """A config at tiny depth, on data of its layout."""
 
-    def make(path):
-        cfg = tiny(Config.fromfile(path))
+    def make(path, shrink=tiny):
+        cfg = shrink(Config.fromfile(path))
         write_data_of(cfg, tmp_path / 'data')
         override(cfg, dict(data_root=str(tmp_path / 'data')))
         cfg.work_dir = str(tmp_path / 'work')
@@ -194,3 +196,41 @@ def test_config_is_a_page_with_its_price(path):
     assert 'shared' not in text.replace('NAVIT_DATA:../shared/data', '').replace(
         'unset: ../shared/data', ''
     )
+
+
+def test_the_stock_arm_differs_from_ours_in_the_model_alone():
+    stock, ours = (Config.fromfile(path) for path in (STOCK, OF_STOCK))
+    assert {key for key in ours if ours[key] != stock[key]} == {'model', 'optim_wrapper'}
+    rates = []
+    for cfg, blocks in ((stock, 'backbone.layers'), (ours, 'backbone.vit.blocks')):
+        cfg.model.pop('pretrained', None)
+        cfg.model.backbone.init_cfg = None
+        init_default_scope('mmseg')
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        found = {names[id(p)]: g['lr'] for g in optimizer.param_groups for p in g['params']}
+        assert set(found) == set(names.values())
+        parts = ['backbone.patch_embed.', *(f'{blocks}.{i}.' for i in range(12)), 'decode_head.']
+        rates.append([{round(found[n], 9) for n in found if n.startswith(part)} for part in parts])
+        if cfg is stock:
+            modules = {type(module).__module__ for module in model.modules()}
+            assert not [name for name in modules if name.startswith('navit_backbone')]
+    assert rates[0] == rates[1]
+    assert all(len(rate) == 1 for rate in rates[0])
+
+
+def test_the_stock_arm_takes_a_step(make):
+    cfg = make(STOCK, shrink=lambda cfg: cfg)
+    cfg.model.pretrained = None
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.batch_size = 2
+    follow_classes(cfg)
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model.train(), cfg.optim_wrapper)
+    check_step(model, next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))), wrapper)
+    data = next(iter(Runner.build_dataloader(cfg.test_dataloader)))
+    with torch.no_grad():
+        (item,) = model.eval().test_step(data)
+    assert item.pred_sem_seg.shape == item.ori_shape

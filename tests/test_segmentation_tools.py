@@ -26,6 +26,7 @@ QUICK = [
     ),
 ]
 CLASSES = ['paper', 'circle', 'square', 'triangle', 'star', 'ring']
+COLOURS = [[40 * i, 200, 7] for i in range(6)]
 
 
 def call(monkeypatch, tool, *arguments):
@@ -52,7 +53,10 @@ def options(sample):
 def checkpoint(options, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         work_dir = tmp_path_factory.mktemp('work')
-        more = ['model.decode_head.num_classes=2']  # the data has six, and the model follows
+        more = [
+            'model.decode_head.num_classes=2',  # the data has six, and the model follows
+            f'train_dataloader.dataset.metainfo.palette={COLOURS}'.replace(' ', ''),
+        ]
         arguments = [CONFIG, '--work-dir', work_dir, *options, *more]
         assert call(monkeypatch, train, *arguments) is None
     return work_dir / 'epoch_1.pth'
@@ -133,7 +137,9 @@ def test_prediction_from_one_file(checkpoint, sample, monkeypatch, tmp_path, cap
     assert [item['name'] for item in content['categories']] == CLASSES
     assert [Path(item['file_name']).name for item in content['skipped']] == ['cut.jpg']
     for item, picture in zip(content['images'], pictures, strict=True):
-        labels = np.array(Image.open(out / item['labels']))
+        kept = Image.open(out / item['labels'])
+        assert kept.getpalette()[:18] == [part for colour in COLOURS for part in colour]
+        labels = np.array(kept)
         assert labels.shape == (item['height'], item['width'])
         assert Image.open(picture).size == (item['width'], item['height'])
         assert sum(item['shares'].values()) == pytest.approx(1, abs=1e-4)

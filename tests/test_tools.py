@@ -15,6 +15,7 @@ from PIL import Image
 
 from navit_backbone.checkpoint import read_checkpoint, read_weights
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook, check_fit
+from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.detection.inference import annotated
 from navit_backbone.tools import convert_weights, predict, test, train
@@ -169,12 +170,12 @@ def test_drawing_keeps_the_size_and_marks_the_box(size):
     image = np.full((*size, 3), 255, dtype=np.uint8)
     box = [size[1] * 0.5, size[0] * 0.5, size[1] * 0.4, size[0] * 0.4]
     item = {'bbox': box, 'category_id': 1, 'category_name': 'a long class name', 'score': 0.5}
-    drawn = np.asarray(annotated(image, [item], 3))
+    drawn = np.asarray(annotated(image, [item], palette(3)))
     assert drawn.shape == image.shape
     changed = (drawn != 255).any(-1)
     assert changed[round(box[1] + box[3]) - 1, round(box[0] + box[2] / 2)]  # the lower edge
     assert not changed[round(box[1] + box[3] * 0.75), round(box[0] + box[2] * 0.5)]  # inside
-    assert np.array_equal(np.asarray(annotated(image, [], 3)), image)
+    assert np.array_equal(np.asarray(annotated(image, [], palette(3))), image)
 
 
 # --------------------------------------------------------------------------------------------------

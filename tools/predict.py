@@ -90,7 +90,7 @@ def predict(args: argparse.Namespace) -> int:
     model_side, output_side = tools_for(cfg.default_scope)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    output = output_side(args.out_dir, predictor.classes, args.score_thr)
+    output = output_side(args.out_dir, predictor, args.score_thr)
     images: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     for file, target in track(files.items(), description='predicting'):

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from navit_backbone.tasks.common.palette import palette
-
 if TYPE_CHECKING:
     from navit_backbone.tasks.common.inference import Predictor
 
@@ -16,8 +14,8 @@ if TYPE_CHECKING:
 class Objects:
     """Boxes, scores and masks: drawn on the picture, listed in COCO's form."""
 
-    def __init__(self, out_dir: Path, classes: tuple[str, ...], score_thr: float) -> None:
-        self.out_dir, self.classes, self.score_thr = out_dir, classes, score_thr
+    def __init__(self, out_dir: Path, predictor: Predictor, score_thr: float) -> None:
+        self.out_dir, self.colours, self.score_thr = out_dir, predictor.palette, score_thr
         self.content: dict[str, Any] = {'annotations': []}
         self.num_drawn = 0
 
@@ -34,7 +32,7 @@ class Objects:
         self.num_drawn += len(shown)
         out = self.out_dir / target
         out.parent.mkdir(parents=True, exist_ok=True)
-        annotated(image, shown, len(self.classes)).save(out, quality=92)
+        annotated(image, shown, self.colours).save(out, quality=92)
 
     def summary(self) -> str:
         """How many objects are in the pictures; where there are none, why."""
@@ -51,11 +49,11 @@ class Objects:
 class Regions:
     """A class for each pixel: the picture under its label map, and the map itself."""
 
-    def __init__(self, out_dir: Path, classes: tuple[str, ...], score_thr: float) -> None:
-        self.out_dir, self.classes = out_dir, classes
-        self.colours = palette(len(classes))
+    def __init__(self, out_dir: Path, predictor: Predictor, score_thr: float) -> None:
+        self.out_dir = out_dir
+        self.classes, self.colours = predictor.classes, predictor.palette
         self.content: dict[str, Any] = {}
-        self.pixels = np.zeros(len(classes), dtype=np.int64)
+        self.pixels = np.zeros(len(self.classes), dtype=np.int64)
 
     def write(
         self, image: np.ndarray, labels: np.ndarray, entry: dict[str, Any], target: Path

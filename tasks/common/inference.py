@@ -15,18 +15,22 @@ from torch import nn
 
 from .classes import class_names, set_num_classes
 from .loaded_weights import check_fit
-from .published import classes_in
+from .palette import palette
+from .published import classes_in, palette_in
 
 
 class Predictor:
     """A model and its test pipeline. Tasks add what they find in a picture, and how it is drawn.
 
-    `checkpoint` may be a published model; its class names are those of its training.
+    `checkpoint` may be a published model; its class names and colours are those of its training.
     """
 
     def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
         self.classes = _classes(cfg, content, checkpoint)
+        colours = palette_in(_dataset_meta(content))
+        known = len(colours) == len(self.classes)
+        self.palette = colours if known else palette(len(self.classes))
         self.model = _build(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
         loader, *rest = cfg.test_dataloader.dataset.pipeline
         self.load, self.prepare = Compose([loader]), Compose(rest)
@@ -46,10 +50,14 @@ class Predictor:
         return self.model.test_step(batch)[0]
 
 
+def _dataset_meta(content: Mapping[str, Any]) -> Any:
+    meta = content.get('meta')
+    return meta.get('dataset_meta') if isinstance(meta, dict) else None
+
+
 def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple[str, ...]:
     """The class names that the checkpoint was trained with, else those of the config's data."""
-    meta = content.get('meta')
-    if classes := classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None):
+    if classes := classes_in(_dataset_meta(content)):
         return classes
     try:
         return class_names(cfg.test_dataloader.dataset)

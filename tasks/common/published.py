@@ -25,6 +25,7 @@ from navit_backbone.vit import NaViT
 from navit_backbone.weight_files import read_header
 
 from .loaded_weights import check_fit
+from .palette import Colour
 
 _TUPLE = '__tuple__'  # JSON has lists alone, and mmcv tells them from tuples
 _OF_TRAINING = ('work_dir', 'load_from', 'resume', 'launcher')
@@ -109,6 +110,21 @@ def classes_in(dataset_meta: Any) -> tuple[str, ...]:
         return ()
     given = {str(key).lower(): value for key, value in dataset_meta.items()}
     return tuple(given.get('classes') or ())
+
+
+def palette_in(dataset_meta: Any) -> list[Colour]:
+    """The colours of these classes; none where it has none, or something else in their place."""
+    given = dataset_meta.get('palette') if isinstance(dataset_meta, dict) else None
+    listed = given if isinstance(given, (list, tuple)) else ()
+    return [tuple(item) for item in listed] if all(map(_is_colour, listed)) else []
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    )
 
 
 def _plain(value: Any, where: str) -> Any:

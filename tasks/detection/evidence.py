@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..common.classes import class_names
 from ..common.paired import Slice, Statistic, thirds
+from ..common.palette import palette
 from .average_precision import ALL, SIZES, AveragePrecision, Range, Truth
 from .inference import annotated
 
@@ -145,7 +146,7 @@ class Evidence:
         shown = [item for item in here if item.get('score', 1) >= _SHOWN_FROM]
         shown.sort(key=lambda item: -item.get('score', 1))
         objects = [self._object(item, scale) for item in shown]
-        return annotated(pixels, objects, len(self.truth.categories))
+        return annotated(pixels, objects, palette(len(self.truth.categories)))
 
     def _object(self, item: Content, scale: float) -> dict[str, Any]:
         """A box as it is drawn, on a photo of another scale."""

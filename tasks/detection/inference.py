@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from ..common.inference import Predictor
-from ..common.palette import palette
+from ..common.palette import Colour
 
 
 class Detector(Predictor):
@@ -68,10 +68,9 @@ def with_flips(cfg: Config) -> None:
 
 
 def annotated(
-    image: np.ndarray, objects: Sequence[Mapping[str, Any]], num_classes: int
+    image: np.ndarray, objects: Sequence[Mapping[str, Any]], colours: Sequence[Colour]
 ) -> Image.Image:
     """The picture [h, w, 3] (RGB) at its own size: a box, a label and any mask per object."""
-    colours = palette(num_classes)
     picture = Image.fromarray(_tinted(image, objects, colours))
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
@@ -86,7 +85,7 @@ def annotated(
 
 
 def _tinted(
-    image: np.ndarray, objects: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]]
+    image: np.ndarray, objects: Sequence[Mapping[str, Any]], colours: Sequence[Colour]
 ) -> np.ndarray:
     """The picture with the masks of its objects in their colours, half through."""
     image = image.copy()
@@ -102,7 +101,7 @@ def _label(
     size: tuple[int, int],
     corner: tuple[float, float],
     text: str,
-    colour: tuple[int, int, int],
+    colour: Colour,
     font: Any,
 ) -> None:
     """A filled label above a box's upper left corner, moved to lie within the picture."""

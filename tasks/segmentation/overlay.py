@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..common.palette import Colour
+
 IGNORED = 255
 _INK, _PAPER, _NO_CLASS = (30, 30, 34), (250, 250, 248), (120, 120, 120)
 _MARGIN = 12
-
-Colour = tuple[int, int, int]
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
