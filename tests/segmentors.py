@@ -29,6 +29,7 @@ UPERNET = dict(
     norm_cfg=NORM,
     dropout_ratio=0.0,
 )
+OCR = dict(type='OCRHead', in_channels=24, channels=16, ocr_channels=8, norm_cfg=NORM)
 ATTENTION = dict(embed_dims=16, num_heads=2, batch_first=True)
 POSITIONS = dict(num_feats=8, normalize=True)
 MASK2FORMER = dict(
@@ -72,13 +73,22 @@ MASK2FORMER = dict(
 def segmentor(
     head, *, neck=None, type='EncoderDecoder', mode='whole', position='learned_1d', **test
 ):
-    """A segmentor with `head` on the two last blocks of a tiny backbone."""
+    """A segmentor with `head`, or a cascade of heads, on the two last blocks of a tiny backbone."""
     init_default_scope('mmseg')
     torch.manual_seed(0)
-    loss = {} if head['type'] == 'Mask2FormerHead' else {'loss_decode': LOSS}
+    heads = [
+        ConfigDict(
+            num_classes=NUM_CLASSES,
+            **({} if item['type'] == 'Mask2FormerHead' else {'loss_decode': LOSS}),
+            **item,
+        )
+        for item in (head if isinstance(head, list) else [head])
+    ]
+    stages = {'num_stages': len(heads)} if type == 'CascadeEncoderDecoder' else {}
     model = MODELS.build(
         dict(
             type=type,
+            **stages,
             data_preprocessor=dict(
                 type='NaViTSegDataPreprocessor',
                 mean=[123.0, 116.0, 103.0],
@@ -88,7 +98,7 @@ def segmentor(
             ),
             backbone=dict(type='NaViTBackbone', arch=ARCH, out_indices=(0, 1), position=position),
             neck=neck,
-            decode_head=ConfigDict({'num_classes': NUM_CLASSES, **loss, **head}),
+            decode_head=heads if stages else heads[0],
             train_cfg=ConfigDict(),
             test_cfg=ConfigDict(mode=mode, **test),
         )

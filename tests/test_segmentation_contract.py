@@ -12,6 +12,7 @@ from segmentors import (
     LINEAR,
     MASK2FORMER,
     NUM_CLASSES,
+    OCR,
     PYRAMID,
     SEGMENTER,
     TWO_LEVELS,
@@ -154,6 +155,25 @@ def test_predictions_are_at_the_own_size_and_those_of_batch_1(name):
             together[index].seg_logits.data, alone.seg_logits.data, rtol=0, atol=1e-4
         )
         assert together[index].gt_sem_seg.shape == SIZES[index], 'the truth keeps its size'
+
+
+def test_a_cascade_trains_and_predicts_mixed_sizes():
+    """OCRNet, whose second head attends to the regions of the first, on one canvas."""
+    heads = [{**head, 'dropout_ratio': 0.0} for head in (FCN, OCR)]
+    model = perturb(segmentor(heads, type='CascadeEncoderDecoder'), scale=0.05).double()
+    data = model.data_preprocessor(batch(SIZES), True)
+    losses = model.train().loss(data['inputs'].double(), data['data_samples'])
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    assert {key.split('.')[0] for key in losses} == {'decode_0', 'decode_1'}
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+    model.eval().data_preprocessor.test_cfg = dict(size=(144, 160))
+    together = model.test_step(batch(SIZES, natives=NATIVES))
+    for index, native in enumerate(NATIVES):
+        one = {key: [value[index]] for key, value in batch(SIZES, natives=NATIVES).items()}
+        (alone,) = model.test_step(one)
+        assert together[index].pred_sem_seg.shape == native
+        assert same(together[index].seg_logits.data, alone.seg_logits.data)
 
 
 @every_head_of_ours
