@@ -202,7 +202,7 @@ def test_the_stock_arm_differs_from_ours_in_the_model_alone():
     stock, ours = (Config.fromfile(path) for path in (STOCK, OF_STOCK))
     assert {key for key in ours if ours[key] != stock[key]} == {'model', 'optim_wrapper'}
     rates = []
-    for cfg, blocks in ((stock, 'backbone.layers'), (ours, 'backbone.vit.blocks')):
+    for cfg, vit, blocks in ((stock, 'backbone', 'layers'), (ours, 'backbone.vit', 'blocks')):
         cfg.model.pop('pretrained', None)
         cfg.model.backbone.init_cfg = None
         init_default_scope('mmseg')
@@ -211,7 +211,8 @@ def test_the_stock_arm_differs_from_ours_in_the_model_alone():
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         found = {names[id(p)]: g['lr'] for g in optimizer.param_groups for p in g['params']}
         assert set(found) == set(names.values())
-        parts = ['backbone.patch_embed.', *(f'{blocks}.{i}.' for i in range(12)), 'decode_head.']
+        layers = [f'{vit}.{blocks}.{i}.' for i in range(12)]
+        parts = [f'{vit}.patch_embed.', *layers, 'decode_head.']
         rates.append([{round(found[n], 9) for n in found if n.startswith(part)} for part in parts])
         if cfg is stock:
             modules = {type(module).__module__ for module in model.modules()}
