@@ -73,25 +73,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def figures_table(results: Results) -> str:
     """The mean of the seeds, and each seed."""
-    rows = []
+    rows, form = [], results.form
     for name, values_SF in zip(results.names, results.compared[0].figures, strict=True):
-        seeds = [', '.join(f'{value:.3f}' for value in column) for column in values_SF.T]
-        means = [f'**{value:.3f}**' for value in values_SF.mean(0)]
+        seeds = [', '.join(f'{value:{form}}' for value in column) for column in values_SF.T]
+        means = [f'**{value:{form}}**' for value in values_SF.mean(0)]
         rows.append([name, *(f'{m} ({s})' for m, s in zip(means, seeds, strict=True))])
     return table(['arm', *(f'{figure}: mean (each seed)' for figure in results.figures)], rows)
 
 
 def ahead_tables(results: Results) -> str:
     """For each other arm what the first is ahead of it, slice by slice."""
-    first, parts = results.names[0], []
+    first, form, parts = results.names[0], results.form, []
     for number, other in enumerate(results.names[1:]):
         header = ['on', '', *(f'{results.figures[0]} {name}' for name in (first, other))]
         rows = []
         for item in results.compared:
             ours_S, theirs_S = item.figures[0, :, 0], item.figures[number + 1, :, 0]
-            values = [f'{ours_S.mean():.3f}', f'{theirs_S.mean():.3f}']
-            gains = [f'**{i}**' if i.is_told else str(i) for i in item.ahead[number]]
-            seeds = ', '.join(f'{gain:+.3f}' for gain in ours_S - theirs_S)
+            values = [f'{ours_S.mean():{form}}', f'{theirs_S.mean():{form}}']
+            gains = [
+                f'**{i:+{form}}**' if i.is_told else f'{i:+{form}}' for i in item.ahead[number]
+            ]
+            seeds = ', '.join(f'{gain:+{form}}' for gain in ours_S - theirs_S)
             rows.append([item.name, item.content, *values, *gains, seeds])
         header += [f'{figure} ahead' for figure in results.figures]
         header.append(f'{results.figures[0]} ahead, seed by seed')
@@ -111,16 +113,16 @@ def not_ahead(results: Results) -> str:
             for figure, gain in named if item is results.compared[0] else named[:1]:
                 if gain.low <= 0:
                     verdict = 'behind' if gain.high < 0 else 'not told apart from'
-                    lines.append(
-                        f'- {item.name} ({item.content}): {verdict} {other}, {figure} {gain}'
-                    )
+                    what = f'{figure} {gain:+{results.form}}'
+                    lines.append(f'- {item.name} ({item.content}): {verdict} {other}, {what}')
     return '\n'.join(lines) if lines else 'It is ahead in all of them.'
 
 
 def batches_table(results: Results) -> str:
     """The means of the seeds at each evaluation batch."""
+    form = results.form
     rows = [
-        [name, *(' / '.join(f'{v:.3f}' for v in means[arm]) for means in results.batches.values())]
+        [name, *(' / '.join(f'{v:{form}}' for v in m[arm]) for m in results.batches.values())]
         for arm, name in enumerate(results.names)
     ]
     figures = ' / '.join(results.figures)
@@ -130,7 +132,7 @@ def batches_table(results: Results) -> str:
 def examples_table(results: Results) -> str:
     """The examples on which the arms differ most, each alone."""
     rows = [
-        [results.evidence.name(number), *(f'{v:.3f}' for v in results.alone[:, number])]
+        [results.evidence.name(number), *(f'{v:{results.form}}' for v in results.alone[:, number])]
         for number in results.most_different(LISTED)
     ]
     names = [f'{results.figures[0]} of {name}, mean of the seeds' for name in results.names]
@@ -186,7 +188,7 @@ def drawn(results: Results, numbers: Sequence[int]) -> Image.Image:
     for number in numbers:
         runs = [None, *(seeds[0] for seeds in results.contents.values())]
         values = [
-            f'{name} {v:.3f}'
+            f'{name} {v:{results.form}}'
             for name, v in zip(results.names, results.alone[:, number], strict=True)
         ]
         text = f'{results.evidence.name(number)}: {results.figures[0]} {", ".join(values)}'

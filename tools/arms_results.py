@@ -61,6 +61,11 @@ class Results:
         figures: Sequence[str] = self.evidence.figures
         return figures
 
+    @property
+    def form(self) -> str:
+        """How figures are written, as a format."""
+        return f'.{self.evidence.digits}f'
+
     def most_different(self, count: int) -> list[int]:
         """The examples on which another arm is farthest from the first."""
         gap_N = np.abs(self.alone[1:] - self.alone[0]).max(0)

@@ -47,11 +47,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
+        return f'{self:+.3f}'
+
+    def __format__(self, spec: str) -> str:
+        """Its numbers, each by `spec`."""
         if math.isnan(self.estimate):
             return '-'
-        if math.isnan(self.low):
-            return f'{self.estimate:+.3f} (too few)'
-        return f'{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]'
+        estimate, low, high = (format(x, spec) for x in (self.estimate, self.low, self.high))
+        return f'{estimate} (too few)' if math.isnan(self.low) else f'{estimate} [{low}, {high}]'
 
 
 @dataclass(frozen=True, kw_only=True)

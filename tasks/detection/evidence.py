@@ -64,6 +64,7 @@ class Evidence:
 
     figures = ('AP', 'AP50', 'AP75')
     examples = 'photos'
+    digits = 3  # of a fraction, as COCO has them
 
     def __init__(self, runs: Sequence[Content]) -> None:
         for key in ('annotations', 'classes'):

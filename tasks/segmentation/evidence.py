@@ -38,6 +38,7 @@ class Evidence:
 
     figures = ('mIoU', 'mAcc', 'aAcc', 'mBIoU')
     examples = 'photos'
+    digits = 2  # of percent, as mmseg has them
 
     def __init__(self, runs: Sequence[Content]) -> None:
         first = runs[0]
@@ -62,7 +63,7 @@ class Evidence:
         self.num_examples = len(files)
 
     def statistic(self, run: Content) -> Statistic:
-        """The figures of a run on all photos."""
+        """The figures of a run on all photos, in percent."""
         return self._figures(run, np.ones(self.num_examples, dtype=bool))
 
     def slices(self, arms: Sequence[Sequence[Content]]) -> list[Slice]:
@@ -95,7 +96,7 @@ class Evidence:
             b, t, f, i, o = (weights @ table for table in (both, truth, found, inner, outer))
             with np.errstate(invalid='ignore', divide='ignore'):
                 means = [_mean(b / (t + f - b)), _mean(b / t), b.sum(1) / t.sum(1), _mean(i / o)]
-            return np.stack(means, 1)
+            return 100 * np.stack(means, 1)
 
         return figures
 
