@@ -180,8 +180,9 @@ def report(content: dict[str, Any], out_dir: Path) -> int:
     """Write predictions.json, say what is where, and give the exit status."""
     out = out_dir / 'predictions.json'
     out.write_text(json.dumps(content, indent=1) + '\n')
-    skipped = content['skipped']
-    print(f'{len(content["images"])} pictures drawn in {out_dir}; all that was found in {out}')
+    skipped, count = content['skipped'], len(content['images'])
+    drawn = f'{count} picture{"" if count == 1 else "s"} drawn'
+    print(f'{drawn} in {out_dir}; all that was found in {out}')
     for item in skipped:
         print(f'skipped: {item["file_name"]} {item["reason"]}', file=sys.stderr)
     return 3 if skipped else 0
