@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import NO_WORKERS, call
 from mmengine.config import Config
 from PIL import Image
 
@@ -29,20 +30,8 @@ QUICK = [
     'train_cfg.max_epochs=2',
     'train_cfg.val_interval=9',
     'default_hooks.checkpoint.save_best=None',
-    *(
-        f'{split}_dataloader.{option}'
-        for split in ('train', 'val', 'test')
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ),
+    *NO_WORKERS,
 ]
-
-
-def call(monkeypatch, tool, *arguments):
-    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
-    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        tool.main()
-    return caught.value.code
 
 
 @pytest.fixture(scope='module')

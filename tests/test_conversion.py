@@ -1,12 +1,12 @@
 """Label maps of public sets as class numbers, against mmseg's own tables."""
 
 import re
-import sys
 from pathlib import Path
 
 import mmseg
 import numpy as np
 import pytest
+from commands import call
 from mmseg.datasets import CityscapesDataset, COCOStuffDataset, PascalContextDataset
 from PIL import Image
 from scipy.io import savemat
@@ -15,14 +15,6 @@ from navit_backbone.tasks.segmentation import conversion
 from navit_backbone.tools import prepare_data
 
 CONVERTERS = Path(mmseg.__file__).parent / '.mim/tools/dataset_converters'
-
-
-def call(monkeypatch, *arguments):
-    """Run the tool as a user does; give its exit status, a sentence where it is a mistake."""
-    monkeypatch.setattr(sys, 'argv', ['prepare_data', *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        prepare_data.main()
-    return caught.value.code
 
 
 def write(file, labels):
@@ -41,17 +33,17 @@ def test_coco_stuff_as_mmseg_converts_it(tmp_path, monkeypatch):
     theirs = {int(a): int(b) for a, b in re.findall(r'(\d+): (\d+)', body)}
     assert len(COCOStuffDataset.METAINFO['classes']) == 171
     write(tmp_path / 'annotations/val2017/1.png', np.arange(256).reshape(16, 16))
-    assert call(monkeypatch, 'coco-stuff', tmp_path) is None
+    assert call(monkeypatch, prepare_data, 'coco-stuff', tmp_path) is None
     found = read(tmp_path / 'annotations/val2017/1_labelTrainIds.png').ravel()
     assert found.tolist() == [theirs.get(value, 255) for value in range(256)]
     # what is written is no source the next time
-    assert call(monkeypatch, 'coco-stuff', tmp_path) is None
+    assert call(monkeypatch, prepare_data, 'coco-stuff', tmp_path) is None
     assert len(list(tmp_path.rglob('*.png'))) == 2
 
 
 def test_cityscapes_has_its_19_classes(tmp_path, monkeypatch):
     write(tmp_path / 'gtFine/val/ulm/a_gtFine_labelIds.png', np.arange(34)[None])
-    assert call(monkeypatch, 'cityscapes', tmp_path) is None
+    assert call(monkeypatch, prepare_data, 'cityscapes', tmp_path) is None
     found = read(tmp_path / 'gtFine/val/ulm/a_gtFine_labelTrainIds.png')[0]
     names = dict(enumerate(CityscapesDataset.METAINFO['classes']))
     assert len(names) == 19
@@ -74,7 +66,7 @@ def test_pascal_context_as_mmseg_numbers_it(tmp_path, monkeypatch):
         file = root / f'ImageSets/Main/{split}.txt'
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(names)
-    assert call(monkeypatch, 'pascal-context', root, '--labels', labels) is None
+    assert call(monkeypatch, prepare_data, 'pascal-context', root, '--labels', labels) is None
     found = read(root / 'SegmentationClassContext/2008_1.png')[0]
     assert found.tolist() == [theirs.index(v) if v in theirs else 0 for v in range(460)]
     lists = root / 'ImageSets/SegmentationContext'
@@ -90,7 +82,7 @@ def test_colours_become_numbers(tmp_path, monkeypatch):
     write(tmp_path / 'coloured/deep/a.png', picture)
     out = tmp_path / 'set/masks'
     command = ['masks', tmp_path / 'coloured', '--colours', colours, '--out', out]
-    assert call(monkeypatch, *command) is None
+    assert call(monkeypatch, prepare_data, *command) is None
     assert read(out / 'deep/a.png').tolist() == [[0, 1, 0], [255, 255, 255]]
     assert (tmp_path / 'set/classes.txt').read_text() == 'long grass\nsky\n'
 
@@ -109,7 +101,7 @@ def test_colours_that_are_not_told(tmp_path, monkeypatch, lines, told):
     (tmp_path / 'colours.txt').write_text(lines)
     write(tmp_path / 'coloured/a.png', [[[0, 0, 0], [1, 2, 3]]])
     command = ['masks', tmp_path / 'coloured', '--colours', tmp_path / 'colours.txt']
-    assert re.search(told, call(monkeypatch, *command, '--out', tmp_path / 'masks'))
+    assert re.search(told, call(monkeypatch, prepare_data, *command, '--out', tmp_path / 'masks'))
     assert not list(tmp_path.rglob('masks/*'))
 
 
@@ -133,15 +125,15 @@ def test_a_stopped_conversion_goes_on(tmp_path):
     ],
 )
 def test_what_is_not_unpacked_is_told(tmp_path, monkeypatch, command, told):
-    assert re.search(told, call(monkeypatch, command[0], tmp_path, *command[1:]))
+    assert re.search(told, call(monkeypatch, prepare_data, command[0], tmp_path, *command[1:]))
 
 
 def test_pictures_are_held_out(tmp_path, monkeypatch):
     for number in range(10):
         write(tmp_path / f'images/{number}.png', np.zeros((2, 2, 3)))
-    assert call(monkeypatch, 'split', tmp_path / 'images', '--out', tmp_path) is None
+    assert call(monkeypatch, prepare_data, 'split', tmp_path / 'images', '--out', tmp_path) is None
     train, val = ((tmp_path / f'{part}.txt').read_text().split() for part in ('train', 'val'))
     assert (len(train), len(val)) == (8, 2)
     assert sorted(train + val) == [str(number) for number in range(10)]
     command = ['split', tmp_path / 'images', '--out', tmp_path, '--seed', '1']
-    assert 'of another split' in call(monkeypatch, *command)
+    assert 'of another split' in call(monkeypatch, prepare_data, *command)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import call
 from detectors import ARCH, MASK_RCNN, STOCK, STRIDES, narrow
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -31,14 +32,6 @@ CONFIGS = sorted((ROOT / 'configs/detection').glob('*-ti_*.py'))  # sizes differ
 SAMPLE = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
 CLASSES = ('circle', 'square', 'triangle')
 SIZES = [(61, 113), (97, 64)]
-
-
-def call(monkeypatch, tool, *arguments):
-    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
-    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        tool.main()
-    return caught.value.code
 
 
 def config(kind='retinanet'):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import NO_WORKERS, call
 from PIL import Image
 
 from navit_backbone.checkpoint import read_checkpoint
@@ -19,22 +20,10 @@ QUICK = [
     'model.backbone.arch.num_layers=1',
     'train_cfg.max_epochs=1',
     'train_cfg.val_interval=1',
-    *(
-        f'{split}_dataloader.{option}'
-        for split in ('train', 'val', 'test')
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ),
+    *NO_WORKERS,
 ]
 CLASSES = ['paper', 'circle', 'square', 'triangle', 'star', 'ring']
 COLOURS = [[40 * i, 200, 7] for i in range(6)]
-
-
-def call(monkeypatch, tool, *arguments):
-    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
-    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        tool.main()
-    return caught.value.code
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import mmdet
 import numpy as np
 import pytest
 import torch
+from commands import NO_WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(mmdet.__file__).parent / '.mim' / 'tools'
@@ -21,12 +22,7 @@ QUICK = [
     'param_scheduler.1.end=2',  # which our tools set by themselves
     'model.backbone.arch.num_layers=2',
     'model.test_cfg.score_thr=0.001',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False',
-    'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False',
+    *NO_WORKERS,
 ]
 
 

@@ -9,6 +9,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from commands import NO_WORKERS
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,11 +19,7 @@ QUICK = [
     'train_cfg.max_epochs=2',
     'param_scheduler.1.end=2',  # which our tools set by themselves
     'model.backbone.arch.num_layers=2',
-    *(
-        f'{split}_dataloader.{option}'
-        for split in ('train', 'val', 'test')
-        for option in ('num_workers=0', 'persistent_workers=False')
-    ),
+    *NO_WORKERS,
 ]
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import call
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
@@ -43,14 +44,6 @@ def sample(tmp_path_factory):
     folder = tmp_path_factory.mktemp('sample') / 'set'
     write_sample_set(folder, seed=0, num_pictures=dict(train=8, val=3))
     return folder
-
-
-def call(monkeypatch, tool, *arguments):
-    """Run a tool as a user does; give its exit status, a sentence where it is a mistake."""
-    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        tool.main()
-    return caught.value.code
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,21 @@
+"""A tool run as a user types it."""
+
+import sys
+
+import pytest
+
+
+def call(monkeypatch, tool, *arguments):
+    """Its exit status, or a sentence where what was typed is a mistake."""
+    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        tool.main()
+    return caught.value.code
+
+
+# The overrides that let a config load its data in the process itself.
+NO_WORKERS = [
+    f'{split}_dataloader.{option}'
+    for split in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
