@@ -18,6 +18,7 @@ from PIL import Image
 from navit_backbone.tasks.common import pictures
 from navit_backbone.tasks.common.batch_sampler import TokenBudgetBatchSampler
 from navit_backbone.tasks.common.drawings import CLASSES
+from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import token_budget_size
 from navit_backbone.tasks.common.sample_set import write_sample_set
@@ -112,12 +113,25 @@ def test_a_sample_shows_its_boxes_tokens_and_size(headings):
     assert rows.max() == 84 + 120 * zoom
 
 
+def test_a_sample_names_the_classes_of_its_regions(headings):
+    regions = np.full((160, 320), 255, dtype=np.uint8)
+    regions[:80] = 1
+    options = dict(regions=regions, names=['sky', 'road'], palette=palette(2))
+    image = np.full((160, 320, 3), 120, dtype=np.uint8)
+    plain, shown = (sample_picture(Shown(image=image, name='a', **o), 16) for o in ({}, options))
+    assert '2 class(es)' in headings[-1]
+    panel = np.asarray(shown)[:, plain.width :]
+    assert (panel == np.array(palette(2)[1])).all(-1).sum() > 100
+
+
 def test_regions_and_masks_tint_what_they_cover_alone():
     image = np.full((32, 48, 3), 100, dtype=np.uint8)
     regions = np.full((32, 48), 255, dtype=np.uint8)
     regions[:16] = 3
-    tinted = pictures._tinted(Shown(image=image, name='a', regions=regions))
-    assert (tinted[16:] == 100).all() and (tinted[:16] != 100).any(-1).all()
+    shown = Shown(image=image, name='a', regions=regions, palette=palette(4))
+    tinted = pictures._tinted(shown)
+    assert (tinted[17:] == 100).all()  # a dark line runs along the border
+    assert (tinted[:16] != 100).any(-1).all()
     masks = np.zeros((1, 32, 48), dtype=bool)
     masks[0, 5, 7] = True
     tinted = pictures._tinted(

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from navit_backbone.tasks.common.palette import palette
-from navit_backbone.tasks.segmentation.overlay import (
+from navit_backbone.tasks.common.overlay import (
     label_picture,
     labelled,
     legend,
     overlay,
     shares,
 )
+from navit_backbone.tasks.common.palette import palette
 
 CLASSES = [f'class {number}' for number in range(150)]
 COLOURS = palette(150)

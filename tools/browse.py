@@ -9,6 +9,7 @@ the packed batch beside what padding it would cost.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.structures import BaseDataElement
 from rich.progress import track
 
+from navit_backbone.tasks.common.overlay import IGNORED
+from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sampling import SeededSampler
@@ -64,7 +67,7 @@ def browse(args: argparse.Namespace) -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     samples = []
     for number, index in enumerate(track(indices, description='drawing')):
-        shown = shown_of(dataset[index], dataset.metainfo.get('classes', ()))
+        shown = shown_of(dataset[index], dataset.metainfo)
         samples.append(shown)
         if number < num:
             name = f'{number:04d}_{Path(shown.name).stem}.png'
@@ -125,10 +128,11 @@ def patch_size_of(config: Config, dataset: Any) -> int:
     return 16 if planner is None else planner.patch_size
 
 
-def shown_of(packed: dict[str, Any], classes: tuple[str, ...]) -> Shown:
+def shown_of(packed: dict[str, Any], meta: Mapping[str, Any]) -> Shown:
     """What Pack*Inputs of mmdet or mmseg made of a sample."""
     sample: BaseDataElement = packed['data_samples']
     instances = sample.get('gt_instances')
+    classes = meta.get('classes', ())
     marks: dict[str, Any] = {}
     if instances is not None:
         boxes = instances.bboxes
@@ -139,7 +143,13 @@ def shown_of(packed: dict[str, Any], classes: tuple[str, ...]) -> Shown:
         if 'masks' in instances:
             marks['masks'] = instances.masks.to_ndarray().astype(bool)
     if sample.get('gt_sem_seg') is not None:
-        marks['regions'] = sample.gt_sem_seg.data[0].numpy()
+        labels = sample.gt_sem_seg.data[0].numpy().astype(np.uint8)
+        known = labels[labels != IGNORED]
+        count = max(len(classes), int(known.max()) + 1 if known.size else 0)
+        given = meta.get('palette') or ()
+        marks['regions'] = labels
+        marks['names'] = [*classes, *map(str, range(len(classes), count))]
+        marks['palette'] = given if len(given) >= count else palette(count)
     image = packed['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # the loaders give BGR
     return Shown(
         image=np.ascontiguousarray(image),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from navit_backbone.tasks.common.overlay import label_picture, labelled, shares
+
 if TYPE_CHECKING:
     from navit_backbone.tasks.common.inference import Predictor
 
@@ -59,8 +61,6 @@ class Regions:
         self, image: np.ndarray, labels: np.ndarray, entry: dict[str, Any], target: Path
     ) -> None:
         """Draw the picture [h, w, 3] (RGB) with its legend; keep its label map [h, w]."""
-        from navit_backbone.tasks.segmentation.overlay import label_picture, labelled, shares
-
         self.pixels += np.bincount(labels.ravel(), minlength=len(self.classes))
         kept = Path('labels') / target.with_suffix('.png')
         for out in (self.out_dir / target, self.out_dir / kept):

@@ -15,6 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from navit_backbone.packing import PackedPatches, pack, patchify
 
+from .overlay import legend, overlay, shares
+from .palette import Colour
+
 Size = tuple[int, int]
 
 COLOURS = (
@@ -45,6 +48,8 @@ class Shown:
     classes: Sequence[int] = ()  # one per box, for its colour
     masks: np.ndarray | None = None  # [number of boxes, h, w] bool
     regions: np.ndarray | None = None  # [h, w] class numbers; 255 is unlabelled
+    names: Sequence[str] = ()  # of the classes of regions, with their colours
+    palette: Sequence[Colour] = ()
 
 
 def grid_of(size: Size, patch_size: int) -> Size:
@@ -53,7 +58,7 @@ def grid_of(size: Size, patch_size: int) -> Size:
 
 
 def sample_picture(shown: Shown, patch_size: int, *, long_side: int = 1000) -> Image.Image:
-    """One sample with its patch grid, boxes and classes, and its token count above."""
+    """One sample with its patch grid, boxes, regions and classes, and its token count above."""
     h, w = shown.image.shape[:2]
     rows, columns = grid_of((h, w), patch_size)
     zoom = max(1, long_side // max(rows * patch_size, columns * patch_size))
@@ -68,7 +73,13 @@ def sample_picture(shown: Shown, patch_size: int, *, long_side: int = 1000) -> I
         _draw_box(draw, [float(c) * zoom for c in box], label, _colour(colour))
     native = '' if shown.native_size is None else ' from {} x {}'.format(*shown.native_size)
     heading = f'{rows} x {columns} patches of {patch_size} px = {rows * columns:,} tokens'
-    details = f'{h} x {w} px (height x width){native}, {len(shown.boxes)} object(s)'
+    content = f'{len(shown.boxes)} object(s)'
+    if shown.regions is not None:
+        found = shares(shown.regions)
+        content = f'{len(found)} class(es)'
+        panel = legend(found, shown.names, shown.palette, picture.height)
+        picture = _side_by_side(picture, panel)
+    details = f'{h} x {w} px (height x width){native}, {content}'
     return _under_heading(picture, heading, f'{shown.name}: {details}')
 
 
@@ -151,13 +162,10 @@ def _hatched(width: int, height: int, step: int = 9) -> Image.Image:
 
 def _tinted(shown: Shown) -> np.ndarray:
     """The image with its masks and regions laid over it: [h, w, 3] uint8."""
-    image = shown.image.astype(np.float32)
+    image = shown.image
     if shown.regions is not None:
-        palette = np.array(COLOURS, dtype=np.float32)
-        labelled = shown.regions != 255
-        image[labelled] = (
-            0.5 * image[labelled] + 0.5 * palette[shown.regions[labelled] % len(palette)]
-        )
+        image = np.asarray(overlay(image, shown.regions, shown.palette))
+    image = image.astype(np.float32)
     masks = [] if shown.masks is None else zip(shown.masks, shown.classes, strict=True)
     for mask, colour in masks:
         image[mask] = 0.6 * image[mask] + 0.4 * np.array(_colour(colour), dtype=np.float32)

@@ -15,9 +15,9 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from ..common.overlay import labelled
 from ..common.paired import Slice, Statistic, thirds
 from .metric import Counts, by_picture
-from .overlay import labelled
 
 Content = Mapping[str, Any]  # what `predictions` gives
 

@@ -17,7 +17,7 @@ from mmengine.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
-from .overlay import label_picture
+from ..common.overlay import label_picture
 
 
 class Counts(NamedTuple):

@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 
-from .overlay import labelled
+from ..common.overlay import labelled
 
 
 @HOOKS.register_module()

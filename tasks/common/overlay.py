@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..common.palette import Colour
+from .palette import Colour
 
 IGNORED = 255
 _INK, _PAPER, _NO_CLASS = (30, 30, 34), (250, 250, 248), (120, 120, 120)
