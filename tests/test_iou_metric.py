@@ -100,8 +100,8 @@ def plain_boundaries(found, truth, width, label):
                 out[y, x] = region[y, x] and not window.all()
         return out
 
-    ours, theirs = (boundary(item == label) for item in (found, truth))
     valid = truth != 255
+    ours, theirs = (boundary((item == label) | ~valid) for item in (found, truth))
     return (ours & theirs & valid).sum(), (ours | theirs)[valid].sum()
 
 
@@ -116,6 +116,15 @@ def test_boundaries_pixel_by_pixel(size, ratio):
     width = max(1, round(ratio * np.hypot(*size)))
     for label, both, either in boundaries(found, truth, truth != 255, ratio=ratio):
         assert (both, either) == plain_boundaries(found, truth, width, label)
+
+
+def test_right_on_every_labelled_pixel_is_right_on_every_boundary():
+    truth = np.zeros((100, 120), dtype=np.int64)
+    truth[20:80, 20:80] = 1
+    ignored = truth.copy()
+    ignored[10:50, 30:60] = ignored[90:, 100:] = 255
+    found = evaluated([(truth, ignored)], classes=('paper', 'square'))
+    assert found['mIoU'] == found['mBIoU'] == 100
 
 
 def test_a_shifted_region_loses_more_of_its_boundary():

@@ -100,5 +100,5 @@ def test_predict_gives_the_same_label_maps(folder):
     checkpoint = folder / 'ours/epoch_2.pth'
     predict = ROOT / 'tools/predict.py'
     script(folder, predict, CONFIG, checkpoint, file, '--out-dir', 'out', '--cfg-options', *QUICK)
-    labels = np.array(Image.open(folder / f'out/labels/{picture}.png'))
+    labels = np.array(Image.open(folder / f'out/labels/{picture}.jpg.png'))
     assert (labels == ours[picture]).all()

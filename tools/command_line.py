@@ -69,12 +69,30 @@ def add_options_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Overrides,
         type=_assignment,
         default={},
         metavar='KEY=VALUE',
         help='overrides, as optim_wrapper.optimizer.lr=1e-4 or data_root=/data/mine',
     )
+
+
+class _Overrides(DictAction):
+    """mmengine's, which takes the spaces out of names and paths: here they stay."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        # a space between two words is one of a name; beside brackets and commas it is none
+        held = re.sub(
+            r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda found: found[0].replace(' ', '\0'), val
+        )
+        return _with_spaces(DictAction._parse_iterable(held))
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_spaces(item) for item in value)
+    return value.replace('\0', ' ') if isinstance(value, str) else value
 
 
 def _assignment(text: str) -> str:

@@ -62,7 +62,7 @@ class Regions:
     ) -> None:
         """Draw the picture [h, w, 3] (RGB) with its legend; keep its label map [h, w]."""
         self.pixels += np.bincount(labels.ravel(), minlength=len(self.classes))
-        kept = Path('labels') / target.with_suffix('.png')
+        kept = Path('labels') / f'{target}.png'  # a.jpg and a.png are two pictures
         for out in (self.out_dir / target, self.out_dir / kept):
             out.parent.mkdir(parents=True, exist_ok=True)
         labelled(image, [labels], self.classes, self.colours).save(

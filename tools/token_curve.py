@@ -119,6 +119,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = next((key for key in ('mIoU', 'coco/bbox_mAP') if key in rows[0]), list(rows[0])[-1])
+    rows = sorted(rows, key=lambda row: row['tokens a picture'])
     x = [row['tokens a picture'] for row in rows]
     canvas = Figure(figsize=(9, 3.6), layout='constrained')
     quality, cost = canvas.subplots(1, 2)

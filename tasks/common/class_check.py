@@ -58,6 +58,13 @@ def check_same_classes(train: Any, val: Any) -> None:
             f'classes differ: {named(train)} has {names[0]}, {named(val)} {names[1]}: both need '
             'the same categories in the same order'
         )
+    for key in ('reduce_zero_label', 'ignore_index'):  # of label maps
+        given = [getattr(dataset, key, None) for dataset in (train, val)]
+        if given[0] != given[1]:
+            raise ValueError(
+                f'{key} differs: {named(train)} has {given[0]}, {named(val)} {given[1]}: a label '
+                'would mean one class in training and another in evaluation; give both the same'
+            )
 
 
 def named(dataset: Any) -> str:

@@ -17,10 +17,11 @@ APART = ('backbone', 'rpn_head', 'semantic_head', 'data_preprocessor')
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Merge `--cfg-options` into `cfg`; two of them reach every data set and metric.
+    """Merge `--cfg-options` into `cfg`; three of them reach every data set and metric.
 
     `data_root`: whatever stands under the config's `data_root` moves to the new one. `classes`: the
-    class names to use, where not all that the annotation file has.
+    class names to use, where not all that the annotation file has. `reduce_zero_label`, of label
+    maps whose 0 is unlabelled.
     """
     if 'data_root' in options:
         _move(cfg, str(cfg.get('data_root')).rstrip('/'), str(options['data_root']))
@@ -30,6 +31,9 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
         names = [names] if isinstance(names, str) else list(names)
         for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
             dataset['metainfo'] = {**dataset.get('metainfo', {}), 'classes': names}
+    if 'reduce_zero_label' in options:
+        for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
+            dataset['reduce_zero_label'] = options['reduce_zero_label']
 
 
 def _move(cfg: Config, old: str, new: str) -> None:
@@ -54,13 +58,26 @@ def follow_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Cla
 
 
 def set_num_classes(model: dict[str, Any], num_classes: int) -> None:
-    """Set `num_classes` in a model's config wherever it counts the classes of the data."""
+    """Set `num_classes` in a model's config wherever it counts the classes of the data.
+
+    The weights of classes in a loss follow where all classes have one, and the last entry is that
+    of no object (DETR and its kin).
+    """
     for parent, key in _entries(model, ('num_classes',)):
-        if parent[key] != num_classes:
-            print_log(
-                f'{parent.get("type")}: num_classes {parent[key]} -> {num_classes}', 'current'
-            )
-            parent[key] = num_classes
+        if parent[key] == num_classes:
+            continue
+        print_log(f'{parent.get("type")}: num_classes {parent[key]} -> {num_classes}', 'current')
+        for loss in parent.values():
+            weights = loss.get('class_weight') if isinstance(loss, dict) else None
+            if isinstance(weights, (list, tuple)) and len(weights) == parent[key] + 1:
+                *each, nothing = weights
+                if len(set(each)) > 1:
+                    raise ValueError(
+                        f'{parent.get("type")} weighs {parent[key]} classes one by one '
+                        f'(class_weight), but the data has {num_classes}: give a weight for each'
+                    )
+                loss['class_weight'] = [each[0]] * num_classes + [nothing]
+        parent[key] = num_classes
 
 
 def class_names(dataset: dict[str, Any]) -> Classes:

@@ -96,7 +96,12 @@ def check_ade20k(root: Path) -> None:
 
 
 def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) -> int:
-    """Label maps in colours as class numbers; a colour that has none is refused, by name."""
+    """Label maps in colours as class numbers; a colour that has none is refused, by name.
+
+    All are written anew: those that are there may have numbers of other `colours`.
+    """
+    if out.resolve() == folder.resolve():
+        raise ValueError(f'--out {out} holds the maps in colours, which would be lost: set another')
 
     def numbers(file: Path) -> np.ndarray:
         with Image.open(file) as picture:
@@ -115,7 +120,7 @@ def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) 
 
     files = _found(folder, '*.png', 'label maps in colours')
     targets = [out / file.relative_to(folder) for file in files]
-    return convert(files, targets, np.arange(256, dtype=np.uint8), read=numbers)
+    return convert(files, targets, np.arange(256, dtype=np.uint8), read=numbers, anew=True)
 
 
 def read_colours(file: Path) -> tuple[dict[tuple[int, int, int], int], list[str]]:
@@ -143,10 +148,15 @@ def read_colours(file: Path) -> tuple[dict[tuple[int, int, int], int], list[str]
 
 
 def convert(
-    files: Sequence[Path], targets: Sequence[Path], table: np.ndarray, *, read: Read | None = None
+    files: Sequence[Path],
+    targets: Sequence[Path],
+    table: np.ndarray,
+    *,
+    read: Read | None = None,
+    anew: bool = False,
 ) -> int:
-    """Write what is missing, each file whole or not at all; how many were written."""
-    pairs = [(f, t) for f, t in zip(files, targets, strict=True) if not t.is_file()]
+    """Write what is missing, or all, each file whole or not at all; how many were written."""
+    pairs = [(f, t) for f, t in zip(files, targets, strict=True) if anew or not t.is_file()]
 
     def one(pair: tuple[Path, Path]) -> None:
         file, target = pair

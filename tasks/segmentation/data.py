@@ -235,7 +235,7 @@ class _Folder(BaseSegDataset):
                 "line, or to '' for all pictures of the folder"
             )
         lines = [line.strip() for line in Path(self.ann_file).read_text().splitlines()]
-        names = [_stem(line) for line in lines if line]
+        names = [_stem(line.removesuffix(self.img_suffix)) for line in lines if line]
         if lacking := [name for name in names if name not in pictures]:
             folder = self.data_prefix['img_path']
             raise ValueError(

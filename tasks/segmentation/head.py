@@ -30,6 +30,11 @@ class TokenHead(BaseDecodeHead):
         self, in_channels: int | Sequence[int], *, in_stride: int = 16, **kwargs: Any
     ) -> None:
         several = not isinstance(in_channels, int)
+        if kwargs.get('align_corners'):
+            raise ValueError(
+                f'{type(self).__name__}: align_corners=True stretches a picture by the canvas that '
+                'it lies on, and a batch would not give what its pictures give: leave it out'
+            )
         super().__init__(
             in_channels, input_transform='resize_concat' if several else None, **kwargs
         )
@@ -139,9 +144,9 @@ class NaViTSegmenterHead(TokenHead):
         self.patch_proj = nn.Linear(channels, channels, bias=False)
         self.classes_proj = nn.Linear(channels, channels, bias=False)
         self.mask_norm = nn.LayerNorm(self.num_classes)
-        self.init_weights()
+        self._reset()
 
-    def init_weights(self) -> None:
+    def _reset(self) -> None:
         """As Segmenter: truncated normal of 0.02, biases zero."""
         nn.init.trunc_normal_(self.cls_emb, std=0.02)
         for module in self.modules():

@@ -180,13 +180,15 @@ def boundaries(
     """(class, pixels in both boundaries, in either) for each class of two label maps [h, w].
 
     The boundary of a region are its pixels within `ratio` of the picture's diagonal from its
-    border, which the picture's edge belongs to (arXiv 2103.16562, section 4).
+    border, which the picture's edge belongs to (arXiv 2103.16562, section 4). Where a region meets
+    pixels that are not `valid`, nobody knows whether it ends there: that is no border.
     """
     width = max(1, round(ratio * float(np.hypot(*truth.shape))))
     seen = valid.astype(bool)
     rows = []
     for label in np.union1d(found[seen], truth[seen]):
-        ours, theirs = (_boundary(item == label, width) & seen for item in (found, truth))
+        regions = ((item == label) | ~seen for item in (found, truth))
+        ours, theirs = (_boundary(region, width) & seen for region in regions)
         rows.append((int(label), int((ours & theirs).sum()), int((ours | theirs).sum())))
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 

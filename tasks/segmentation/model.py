@@ -28,15 +28,18 @@ class NativeEncoderDecoder(EncoderDecoder):
     def __init__(self, *args: Any, max_piece: int = 2**26, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         head = self.decode_head
-        if not isinstance(head, BaseDecodeHead) or (
-            type(head).predict_by_feat is not BaseDecodeHead.predict_by_feat
-        ):
+        stock = isinstance(head, BaseDecodeHead) and all(
+            getattr(type(head), name) is getattr(BaseDecodeHead, name)
+            for name in ('predict', 'predict_by_feat')
+        )
+        if not stock:
             raise ValueError(
                 f'NativeEncoderDecoder cannot take {type(head).__name__}, whose logits are no '
                 'resized map: use EncoderDecoder'
             )
         self.max_piece = max_piece
-        if hasattr(self.data_preprocessor, 'max_pixels'):
+        slides = self.test_cfg.get('mode', 'whole') == 'slide'  # adds up logits on the whole canvas
+        if hasattr(self.data_preprocessor, 'max_pixels') and not slides:
             self.data_preprocessor.max_pixels = None
 
     def predict(

@@ -68,6 +68,8 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
         if self._enable_normalize:
             inputs = [(image - self.mean) / self.std for image in inputs]
         limits = self.test_cfg or dict(size=self.size, size_divisor=self.size_divisor)
+        if self.one_size:
+            limits = dict(size_divisor=1)  # a window cannot tell padding from picture
         batch, paddings = stack_batch(inputs, pad_val=self.pad_val, **limits)
         canvas = (int(batch.shape[-2]), int(batch.shape[-1]))
         for sample, found in zip(samples or (), paddings, strict=False):
@@ -87,7 +89,8 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
             if self.max_pixels is not None and h * w > self.max_pixels:
                 raise ValueError(
                     f'{sample.get("img_path", "a picture")} is {h} x {w} pixels, and a stock '
-                    'segmentor would hold the logits of all classes at that size: set '
-                    "model.type='NativeEncoderDecoder', which labels it piece by piece, or raise "
+                    'segmentor (any, in slide mode) would hold the logits of all classes at that '
+                    "size: set model.type='NativeEncoderDecoder' and model.test_cfg.mode='whole', "
+                    'which labels it piece by piece, or raise '
                     f'model.data_preprocessor.max_pixels={self.max_pixels}'
                 )
