@@ -1,6 +1,7 @@
 """Parts of an experiment that do not agree are refused before the first step."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +48,16 @@ def test_splits_with_other_classes_are_refused(tmp_path):
     write_coco(tmp_path, VAL, classes=('b', 'a'))
     with pytest.raises(ValueError, match=r"has \['a', 'b'\], .*instances_val.json \['b', 'a'\]"):
         check_same_classes(build(tmp_path), build(tmp_path, VAL))
+
+
+def test_label_maps_that_are_read_in_two_ways_are_refused():
+    parts = [
+        SimpleNamespace(metainfo=dict(classes=['a']), reduce_zero_label=value, ann_file=name)
+        for name, value in (('train', True), ('val', False))
+    ]
+    check_same_classes(parts[0], parts[0])
+    with pytest.raises(ValueError, match='reduce_zero_label differs: train has True, val False'):
+        check_same_classes(*parts)
 
 
 # --------------------------------------------------------------------------------------------------

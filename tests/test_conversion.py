@@ -86,6 +86,13 @@ def test_colours_become_numbers(tmp_path, monkeypatch):
     assert read(out / 'deep/a.png').tolist() == [[0, 1, 0], [255, 255, 255]]
     assert (tmp_path / 'set/classes.txt').read_text() == 'long grass\nsky\n'
 
+    colours.write_text('1 1 1 road\n' + colours.read_text())  # all numbers are others now
+    assert call(monkeypatch, prepare_data, *command) is None
+    assert read(out / 'deep/a.png').tolist() == [[1, 2, 1], [255, 255, 255]]
+    assert (tmp_path / 'set/classes.txt').read_text() == 'road\nlong grass\nsky\n'
+    told = call(monkeypatch, prepare_data, *command[:4], '--out', tmp_path / 'coloured')
+    assert 'would be lost' in told
+
 
 @pytest.mark.parametrize(
     ('lines', 'told'),

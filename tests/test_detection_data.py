@@ -344,6 +344,15 @@ def test_every_head_follows_but_those_of_other_classes():
     assert heads['semantic_head']['num_classes'] == 183
 
 
+def test_the_weights_of_classes_follow_too():
+    head = dict(type='H', num_classes=80, loss_cls=dict(class_weight=[1.0] * 80 + [0.1]))
+    set_num_classes(dict(head=head), 3)
+    assert head['loss_cls']['class_weight'] == [1.0, 1.0, 1.0, 0.1]
+    uneven = dict(type='H', num_classes=2, loss_cls=dict(class_weight=[1.0, 2.0, 0.1]))
+    with pytest.raises(ValueError, match='H weighs 2 classes one by one'):
+        set_num_classes(dict(head=uneven), 3)
+
+
 def test_splits_that_disagree_are_refused(tmp_path):
     write_coco(tmp_path, 'annotations/instances_train.json', 'images', classes=('a', 'b'))
     write_coco(tmp_path, 'annotations/instances_val.json', 'images', classes=('b', 'a'))

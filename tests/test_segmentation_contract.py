@@ -269,8 +269,34 @@ def test_native_refuses_heads_that_do_more_than_resize():
             return super().predict_by_feat(*args).softmax(1)
 
     MODELS.register_module(name='OtherHead', module=Other, force=True)
-    with pytest.raises(ValueError, match='cannot take Other'):
-        segmentor({**LINEAR, 'type': 'OtherHead'}, type='NativeEncoderDecoder')
+    own_predict = dict(type='DAHead', in_channels=24, channels=16, pam_channels=8)
+    for head in ({**LINEAR, 'type': 'OtherHead'}, own_predict):
+        with pytest.raises(ValueError, match='cannot take (Other|DAHead)'):
+            segmentor(head, type='NativeEncoderDecoder')
+
+
+def test_windows_see_no_padding_and_keep_the_limit_of_pixels():
+    """Windows add up on the whole canvas, and do not know where a picture ends on it."""
+    options = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
+    model = segmentor(LINEAR, neck=None, type='NativeEncoderDecoder', **options)
+    assert model.data_preprocessor.max_pixels == 2**24
+    model.data_preprocessor.size_divisor = 32
+    model.data_preprocessor.one_size = True  # as MixedSizesHook sets it
+    canvas = model.data_preprocessor(batch([(48, 80), (48, 80)]), False)['inputs']
+    assert canvas.shape == (2, 3, 48, 80)
+
+
+@every_head_of_ours
+def test_corners_that_stretch_with_the_canvas_are_refused(name):
+    with pytest.raises(ValueError, match='align_corners=True stretches'):
+        segmentor({**OURS[name], 'align_corners': True})
+
+
+def test_the_weights_that_init_cfg_asks_for():
+    head = {**SEGMENTER, 'init_cfg': dict(type='Constant', layer='Linear', val=0.5)}
+    weight = segmentor(head).decode_head.patch_proj.weight
+    assert (weight == 0.5).all()
+    assert segmentor(SEGMENTER).decode_head.patch_proj.weight.std() < 0.03
 
 
 # --------------------------------------------------------------------------------------------------

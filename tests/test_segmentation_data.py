@@ -1,14 +1,17 @@
 """Folders of pictures and label maps: what is read, and what is refused, by name."""
 
 import warnings
+from copy import deepcopy
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmseg.datasets import ADE20KDataset
 
 import navit_backbone.tasks.segmentation  # noqa: F401  registers
+from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
 
 SIZES = [(40, 60), (33, 21), (50, 50)]
@@ -201,6 +204,14 @@ def build_whole(folder):
     dataset = build(folder, pipeline=TEST_PIPELINE, test_mode=True)
     (folder / 'masks/0.png').write_bytes(b'broken')
     return dataset
+
+
+def test_zero_as_unlabelled_reaches_every_split():
+    loader = dict(dataset=dict(type='NaViTSegDataset'))
+    cfg = Config(dict(train_dataloader=loader, val_dataloader=deepcopy(loader)))
+    override(cfg, dict(reduce_zero_label=True))
+    assert cfg.train_dataloader.dataset.reduce_zero_label
+    assert cfg.val_dataloader.dataset.reduce_zero_label
 
 
 def test_ignored_pixels_alone_teach_nothing(folder):

@@ -121,6 +121,9 @@ def test_prediction_from_one_file(checkpoint, sample, monkeypatch, tmp_path, cap
     for picture in pictures:
         (source / picture.name).write_bytes(picture.read_bytes())
     (source / 'cut.jpg').write_bytes(pictures[0].read_bytes()[:200])
+    first = source / pictures[0].name
+    Image.open(first).transpose(Image.Transpose.ROTATE_90).save(first.with_suffix('.png'))
+    pictures = sorted(set(source.iterdir()) - {source / 'cut.jpg'})  # two of one name
     assert call(monkeypatch, predict, file, source, '--out-dir', out) == 3
     content = json.loads((out / 'predictions.json').read_text())
     assert [item['name'] for item in content['categories']] == CLASSES

@@ -56,8 +56,12 @@ def weights(folder, name):
 def label_maps(folder, tools, name, *more):
     """The label maps that a test script finds with our weights, by the picture's name."""
     out = folder / f'found_{name}'
-    options = ['--work-dir', f'test_{name}', '--cfg-options', *QUICK, *more]
-    options.append(f'test_evaluator.output_dir={out}')
+    options = ['--work-dir', f'test_{name}']
+    if tools == STOCK:
+        options += ['--out', out, '--show-dir', folder / f'shown_{name}']
+    else:
+        more = [*more, f'test_evaluator.output_dir={out}']
+    options += ['--cfg-options', *QUICK, *more]
     script(folder, tools / 'test.py', CONFIG, folder / 'ours/epoch_2.pth', *options)
     return {file.stem[:-9]: np.array(Image.open(file)) for file in (out / 'labels').glob('*.png')}
 
@@ -73,6 +77,7 @@ def test_stock_test_script_and_inferencer_give_our_label_maps(folder):
     ours, stock = label_maps(folder, ROOT / 'tools', 'ours'), label_maps(folder, STOCK, 'stock')
     batch = label_maps(folder, STOCK, 'batch', 'test_dataloader.batch_size=6')
     assert len(ours) == 6
+    assert {file.stem for file in (folder / 'shown_stock').rglob('*.jpg')} == set(ours)
     assert len(np.unique(np.concatenate([labels.ravel() for labels in ours.values()]))) > 1
     for name, labels in ours.items():
         assert (labels == stock[name]).all(), name

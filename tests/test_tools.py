@@ -1,5 +1,6 @@
 """The commands that a user types: train, test, predict, convert; and what they say to mistakes."""
 
+import argparse
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.detection.inference import annotated
 from navit_backbone.tools import convert_weights, predict, test, train
-from navit_backbone.tools.command_line import check_options, read_config
+from navit_backbone.tools.command_line import add_config_arguments, check_options, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
@@ -264,6 +265,24 @@ def test_broken_config_is_told_with_its_file(text, message, tmp_path, monkeypatc
 def test_options_that_are_no_assignments_are_refused(monkeypatch, capsys):
     assert call(monkeypatch, train, CONFIG, '--cfg-options', 'flux') == 2
     assert "'flux' is not KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('typed', 'value'),
+    [
+        ("['road', 'traffic light']", ['road', 'traffic light']),
+        ('[road,traffic light]', ['road', 'traffic light']),
+        ('/data/my pictures', '/data/my pictures'),
+        ('[(1, 2), [a b]]', [(1, 2), ['a b']]),
+        ('(0.9, 0.999)', (0.9, 0.999)),
+        ('1e-4', 1e-4),
+    ],
+)
+def test_names_in_options_keep_their_spaces(typed, value):
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    args = parser.parse_args(['config.py', '--cfg-options', f'a.b={typed}', 'c=1'])
+    assert args.cfg_options == {'a.b': value, 'c': 1}
 
 
 def test_options_for_parts_that_are_judged_elsewhere_pass(capsys):

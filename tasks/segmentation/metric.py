@@ -41,7 +41,8 @@ class NaViTIoUMetric(BaseMetric):
 
     `output_dir`, where given, gets `per_class.json`, `confusion.json` and `confusion.png`, in
     `pictures.json` what each picture adds, and in `labels/` its label map, the model's class
-    numbers as a PNG of one channel; beside it in `truth/` the true one.
+    numbers as a PNG of one channel; beside it in `truth/` the true one. `keep_results`, which
+    mmseg's own script sets with it, changes nothing: they are kept.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -52,6 +53,7 @@ class NaViTIoUMetric(BaseMetric):
         ignore_index: int = 255,
         boundary_ratio: float | None = 0.02,
         output_dir: str | None = None,
+        keep_results: bool = False,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:

@@ -22,11 +22,21 @@ class OverlayHook(Hook):
     """Draws each test picture under its truth and its prediction, with a legend of the classes.
 
     With `draw` into `test_out_dir` (within the work dir, where the path is not absolute), under the
-    pictures' names, in the folders that they lie in below their common one.
+    pictures' names, in the folders that they lie in below their common one. Without it into the
+    visualizer's `save_dir`, which mmseg's own script sets, else into `overlays/` of the work dir.
+    `show` opens each in a window besides, for `wait_time` seconds (0: until a key).
     """
 
-    def __init__(self, *, draw: bool = False, test_out_dir: str = 'overlays') -> None:
+    def __init__(
+        self,
+        *,
+        draw: bool = False,
+        show: bool = False,
+        wait_time: float = 0.0,
+        test_out_dir: str | None = None,
+    ) -> None:
         self.draw, self.test_out_dir = draw, test_out_dir
+        self.show, self.wait_time = show, wait_time
 
     def after_test_iter(
         self,
@@ -39,7 +49,10 @@ class OverlayHook(Hook):
             return
         dataset = runner.test_dataloader.dataset
         meta = dataset.metainfo
-        folder = Path(runner.work_dir) / self.test_out_dir
+        folder = Path(runner.work_dir) / (self.test_out_dir or 'overlays')
+        shown = (runner.cfg.get('visualizer') or {}).get('save_dir')
+        if self.test_out_dir is None and shown is not None:
+            folder = Path(shown)
         for sample in outputs or ():
             content = get(sample.img_path)
             image = mmcv.imfrombytes(content, channel_order='rgb')
@@ -54,6 +67,8 @@ class OverlayHook(Hook):
             classes, colours = meta['classes'], meta['palette']
             sheet = labelled(image, [*maps.values()], classes, colours, titles=[*maps])
             sheet.save(out, quality=92)
+            if self.show:
+                runner.visualizer.show(np.asarray(sheet), path.name, wait_time=self.wait_time)
 
 
 def _numbers(data: Any) -> np.ndarray:
