@@ -86,7 +86,8 @@ def test(args: argparse.Namespace) -> None:
     figures = runner.test()
     leave_processes()
     if args.out is not None and args.out.suffix == '.json' and runner.rank == 0:
-        content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **figures}
+        known = {key: None if value != value else value for key, value in figures.items()}  # NaN
+        content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **known}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(content, indent=2) + '\n')
 

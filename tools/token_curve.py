@@ -68,11 +68,14 @@ def curve(cfg: Config, budgets: Sequence[int | str]) -> list[dict[str, Any]]:
 
 
 class Timed:
-    """Counts the time within the model's test steps, and the tokens that it was given."""
+    """Counts the time within the model's test steps, and the tokens that it was given.
+
+    The first step warms up, so where there are more it does not count.
+    """
 
     def __init__(self, runner: Runner, patch_size: int) -> None:
         self.patch_size = patch_size
-        self.seconds, self.tokens, self.pictures = 0.0, 0, 0
+        self.steps: list[tuple[float, int, int]] = []  # seconds, tokens, pictures
         runner.model.test_step = self._timed(runner.model.test_step)
 
     def _timed(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -81,21 +84,21 @@ class Timed:
             found = step(data)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds += time.perf_counter() - start
-            p = self.patch_size
-            for image in data['inputs']:
-                self.tokens += -(-image.shape[-2] // p) * -(-image.shape[-1] // p)
-                self.pictures += 1
+            seconds, p = time.perf_counter() - start, self.patch_size
+            sizes = [image.shape[-2:] for image in data['inputs']]
+            tokens = sum(-(-h // p) * -(-w // p) for h, w in sizes)
+            self.steps.append((seconds, tokens, len(sizes)))
             return found
 
         return timed
 
     def a_picture(self) -> dict[str, float]:
         """Means over the pictures."""
-        count = max(1, self.pictures)
+        _, tokens, pictures = map(sum, zip(*self.steps, strict=True))
+        warm = self.steps[1:] or self.steps
         return {
-            'tokens a picture': round(self.tokens / count, 1),
-            'seconds a picture': round(self.seconds / count, 5),
+            'tokens a picture': round(tokens / pictures, 1),
+            'seconds a picture': round(sum(s for s, *_ in warm) / sum(n for *_, n in warm), 5),
         }
 
 
