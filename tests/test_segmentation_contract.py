@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmseg.structures import SegDataSample
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
@@ -20,6 +20,8 @@ from segmentors import (
     batch,
     segmentor,
 )
+
+from navit_backbone.tasks.segmentation.inference import with_flips
 
 OURS = {'linear': LINEAR, 'linear, two levels': TWO_LEVELS, 'segmenter': SEGMENTER}
 STOCK = {
@@ -284,6 +286,27 @@ def test_windows_see_no_padding_and_keep_the_limit_of_pixels():
     model.data_preprocessor.one_size = True  # as MixedSizesHook sets it
     canvas = model.data_preprocessor(batch([(48, 80), (48, 80)]), False)['inputs']
     assert canvas.shape == (2, 3, 48, 80)
+
+
+@every_head_of_ours
+def test_windows_of_a_batch_of_one_size_are_those_of_its_pictures(name):
+    options = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
+    model = perturb(segmentor(OURS[name], **options), scale=0.05).eval()
+    model.data_preprocessor.one_size = True
+    sizes, natives = [(64, 96)] * 3, [(64, 96), (30, 47), (128, 100)]
+    together = model.test_step(batch(sizes, natives=natives))
+    for index, native in enumerate(natives):
+        one = {key: [value[index]] for key, value in batch(sizes, natives=natives).items()}
+        (alone,) = model.test_step(one)
+        logits = together[index].seg_logits.data
+        assert logits.shape[1:] == native
+        assert torch.allclose(logits, alone.seg_logits.data, rtol=0, atol=1e-4)
+
+
+def test_mirror_images_need_the_scores_that_native_does_not_keep():
+    cfg = Config(dict(model=dict(type='NativeEncoderDecoder')))
+    with pytest.raises(ValueError, match="set model.type='EncoderDecoder'"):
+        with_flips(cfg)
 
 
 @every_head_of_ours
