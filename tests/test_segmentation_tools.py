@@ -1,6 +1,7 @@
 """The commands that a user types, for segmentation: train, test, predict, publish."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,21 @@ def test_a_mixed_batch_gives_the_figures_of_batch_1(checkpoint, options, monkeyp
     batch = figures(monkeypatch, checkpoint, several, tmp_path)
     for key in ('aAcc', 'mIoU', 'mAcc', 'mBIoU'):
         assert batch[key] == pytest.approx(single[key], abs=0.011), key
+
+
+def test_two_processes_give_the_figures_of_one(checkpoint, options, monkeypatch, tmp_path):
+    """Three pictures on two ranks: one has a picture less."""
+    single = figures(monkeypatch, checkpoint, options, tmp_path)
+    out = tmp_path / 'two.json'
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command += ['--nproc_per_node', '2', ROOT / 'tools/test.py', CONFIG, checkpoint]
+    command += ['--launcher', 'pytorch', '--work-dir', tmp_path, '--out', out, *options]
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        [*map(str, command)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-9000:]
+    assert json.loads(out.read_text()) == single
 
 
 def test_files_of_an_evaluation(checkpoint, options, monkeypatch, tmp_path):
