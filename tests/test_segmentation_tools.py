@@ -177,3 +177,23 @@ def test_everything_without_mmdet_and_compiled_operators(checkpoint, options, tm
         command = [sys.executable, '-c', WITHOUT.format(tool=tool), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+STOCK_HEADS = """
+import sys
+sys.modules.update(dict.fromkeys(['mmdet', 'mmcv.ops', 'mmcv._ext']))
+sys.path.insert(0, 'tests')
+from segmentors import FCN, PYRAMID, UPERNET, batch, segmentor
+for options in (dict(head=UPERNET, neck=PYRAMID), dict(head=FCN)):
+    model = segmentor(**options)
+    data = model.data_preprocessor(batch([(64, 80), (33, 47)]), True)
+    assert model.loss(data['inputs'], data['data_samples'])['decode.loss_ce'].isfinite()
+    found = model.eval().test_step(batch([(64, 80), (33, 47)]))
+    assert [sample.pred_sem_seg.shape for sample in found] == [(64, 80), (33, 47)]
+"""
+
+
+def test_stock_heads_without_mmdet_and_compiled_operators():
+    command = [sys.executable, '-c', STOCK_HEADS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
