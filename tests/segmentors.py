@@ -29,6 +29,9 @@ UPERNET = dict(
     norm_cfg=NORM,
     dropout_ratio=0.0,
 )
+SETR = dict(
+    type='SETRUPHead', in_channels=24, channels=16, num_convs=2, up_scale=2, norm_cfg=NORM
+)
 OCR = dict(type='OCRHead', in_channels=24, channels=16, ocr_channels=8, norm_cfg=NORM)
 ATTENTION = dict(embed_dims=16, num_heads=2, batch_first=True)
 POSITIONS = dict(num_feats=8, normalize=True)
@@ -70,12 +73,19 @@ MASK2FORMER = dict(
 )
 
 
-def segmentor(
+def segmentor(head, **options):
+    """What `config` describes, with its weights set."""
+    torch.manual_seed(0)
+    model = MODELS.build(config(head, **options))
+    model.init_weights()
+    return model
+
+
+def config(
     head, *, neck=None, type='EncoderDecoder', mode='whole', position='learned_1d', **test
 ):
     """A segmentor with `head`, or a cascade of heads, on the two last blocks of a tiny backbone."""
     init_default_scope('mmseg')
-    torch.manual_seed(0)
     heads = [
         ConfigDict(
             num_classes=NUM_CLASSES,
@@ -85,26 +95,22 @@ def segmentor(
         for item in (head if isinstance(head, list) else [head])
     ]
     stages = {'num_stages': len(heads)} if type == 'CascadeEncoderDecoder' else {}
-    model = MODELS.build(
-        dict(
-            type=type,
-            **stages,
-            data_preprocessor=dict(
-                type='NaViTSegDataPreprocessor',
-                mean=[123.0, 116.0, 103.0],
-                std=[58.0, 57.0, 57.0],
-                bgr_to_rgb=True,
-                size_divisor=16 if neck is None else 32,
-            ),
-            backbone=dict(type='NaViTBackbone', arch=ARCH, out_indices=(0, 1), position=position),
-            neck=neck,
-            decode_head=heads if stages else heads[0],
-            train_cfg=ConfigDict(),
-            test_cfg=ConfigDict(mode=mode, **test),
-        )
+    return dict(
+        type=type,
+        **stages,
+        data_preprocessor=dict(
+            type='NaViTSegDataPreprocessor',
+            mean=[123.0, 116.0, 103.0],
+            std=[58.0, 57.0, 57.0],
+            bgr_to_rgb=True,
+            size_divisor=16 if neck is None else 32,
+        ),
+        backbone=dict(type='NaViTBackbone', arch=ARCH, out_indices=(0, 1), position=position),
+        neck=neck,
+        decode_head=heads if stages else heads[0],
+        train_cfg=ConfigDict(),
+        test_cfg=ConfigDict(mode=mode, **test),
     )
-    model.init_weights()
-    return model
 
 
 def sample(size, *, native=None, seed=0):

@@ -15,6 +15,7 @@ from segmentors import (
     OCR,
     PYRAMID,
     SEGMENTER,
+    SETR,
     TWO_LEVELS,
     UPERNET,
     batch,
@@ -24,8 +25,12 @@ from segmentors import (
 from navit_backbone.tasks.segmentation.inference import with_flips
 
 OURS = {'linear': LINEAR, 'linear, two levels': TWO_LEVELS, 'segmenter': SEGMENTER}
+ON_PYRAMID = dict(in_channels=16, in_index=2)
 STOCK = {
     'fcn': dict(head=FCN),
+    'fcn, pyramid': dict(head={**FCN, **ON_PYRAMID}, neck=PYRAMID),
+    'setr': dict(head=SETR),
+    'setr, pyramid': dict(head={**SETR, **ON_PYRAMID}, neck=PYRAMID),
     'upernet': dict(head=UPERNET, neck=PYRAMID),
     'mask2former': dict(head=MASK2FORMER, neck=PYRAMID),
 }

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-IGNORED = 255
+from ..common.overlay import IGNORED
+
 _NUM_THREADS = 8
 
 # Cityscapes: `id` of each of the 19 classes that are evaluated, in order of `trainId`.
