@@ -29,9 +29,7 @@ UPERNET = dict(
     norm_cfg=NORM,
     dropout_ratio=0.0,
 )
-SETR = dict(
-    type='SETRUPHead', in_channels=24, channels=16, num_convs=2, up_scale=2, norm_cfg=NORM
-)
+SETR = dict(type='SETRUPHead', in_channels=24, channels=16, num_convs=2, up_scale=2, norm_cfg=NORM)
 OCR = dict(type='OCRHead', in_channels=24, channels=16, ocr_channels=8, norm_cfg=NORM)
 ATTENTION = dict(embed_dims=16, num_heads=2, batch_first=True)
 POSITIONS = dict(num_feats=8, normalize=True)
@@ -81,9 +79,7 @@ def segmentor(head, **options):
     return model
 
 
-def config(
-    head, *, neck=None, type='EncoderDecoder', mode='whole', position='learned_1d', **test
-):
+def config(head, *, neck=None, type='EncoderDecoder', mode='whole', position='learned_1d', **test):
     """A segmentor with `head`, or a cascade of heads, on the two last blocks of a tiny backbone."""
     init_default_scope('mmseg')
     heads = [

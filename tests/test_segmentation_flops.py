@@ -1,4 +1,4 @@
-"""FLOPs of segmentation heads: plain arithmetic of our linear head, torch's own counts of others."""
+"""FLOPs of segmentation heads: arithmetic for our linear head, torch's own counts for others."""
 
 import pytest
 import torch
