@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .families import FAMILIES, NaViTWeights, convert, find_tensors, refuse_nan, summary
+from .inflation import TABLE, Inflation, fit_patches
 from .position import POSITIONS, Learned1DPosition
 from .sealed import write_sealed
 from .vit import Arch, NaViT
@@ -80,15 +81,19 @@ def load_weights(
     min_share: float = 1.0,
     family: str = 'auto',
     prefix: str | None = None,
+    inflation: Inflation = 'central',
 ) -> LoadReport:
     """Load weights of any known family, or of our format, into `model`; raise where they disagree.
 
     `min_share` of the model's values must be there, optional pooling and classifier aside.
+    Weights of pictures go into a model of clips by `inflation`, those of clips into one of
+    pictures exactly (`inflation.fit_patches`).
     """
     if isinstance(checkpoint, NaViTWeights):
         weights, name = checkpoint, 'these weights'
     else:
         weights, name = read_weights(checkpoint, family=family, prefix=prefix), str(checkpoint)
+    weights = fit_patches(weights, model, inflation)
     report = _check(model, weights, name, min_share)
     targets = model.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -127,6 +132,7 @@ def weights_of(
         tensors=dict(model.state_dict()),
         arch=model.arch.to_dict(),
         position=_describe_position(model.position),
+        temporal_position=_describe_temporal(model),
         input_mean=input_mean,
         input_std=input_std,
     )
@@ -149,6 +155,7 @@ def build(weights: NaViTWeights) -> NaViT:
         Arch(**weights.arch),
         patch_size=shapes,
         position=weights.position,
+        temporal_position=weights.temporal_position,
         final_norm='norm.weight' in weights.tensors,
     )
 
@@ -183,6 +190,7 @@ def header_of(weights: NaViTWeights, prefix: str = '') -> dict[str, str]:
         'arch': json.dumps(weights.arch),
         'patch_size': json.dumps(weights.patch_shapes),
         'position': json.dumps(weights.position),
+        'temporal_position': json.dumps(weights.temporal_position),
         'input_mean': json.dumps(weights.input_mean),
         'input_std': json.dumps(weights.input_std),
         'family': weights.family,
@@ -262,6 +270,12 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
                 f'the file has position {weights.position}, the model {here}: '
                 f'set position={weights.position}'
             )
+    time, time_here = weights.temporal_position, _describe_temporal(model)
+    if time is not None and time != time_here:
+        wrong.append(
+            f'the file has temporal_position {time}, the model {time_here}: '
+            f'set temporal_position={time}'
+        )
     if wrong:
         return wrong
     targets = model.state_dict()
@@ -309,6 +323,8 @@ def _report(
 ) -> LoadReport:
     fits = [k for k, t in weights.tensors.items() if k in targets and t.shape == targets[k].shape]
     sizes = {k: t.numel() for k, t in targets.items() if not k.startswith(OPTIONAL)}
+    if TABLE not in weights.tensors:
+        sizes.pop(TABLE, None)  # weights of pictures: it starts at zero, and changes nothing
     share = sum(sizes.get(key, 0) for key in fits) / max(sum(sizes.values()), 1)
     return LoadReport(
         source=name,
@@ -323,7 +339,7 @@ def _report(
 
 
 def _notes(model: NaViT, weights: NaViTWeights) -> tuple[str, ...]:
-    notes = []
+    notes = list(weights.notes)
     if 'num_heads' not in weights.arch:
         notes.append(f'no tensor tells the number of heads: the model has {model.arch.num_heads}')
     here, there = _describe_position(model.position), weights.position
@@ -342,6 +358,11 @@ def _describe_position(position: nn.Module | None) -> dict[str, Any] | None:
     if isinstance(position, Learned1DPosition):
         spec['grid'] = tuple(position.table.shape[:2])
     return spec
+
+
+def _describe_temporal(model: NaViT) -> dict[str, Any] | None:
+    time = model.temporal_position
+    return None if time is None else {'max_size': time.max_size, 'fractional': time.fractional}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -371,6 +392,7 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         tensors=own,
         arch=values['arch'],
         position=position,
+        temporal_position=json.loads(header.get('temporal_position', 'null')),
         input_mean=mean,
         input_std=std,
         family=header.get('family', 'navit'),

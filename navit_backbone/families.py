@@ -75,11 +75,13 @@ class NaViTWeights:
     tensors: dict[str, Tensor]
     arch: dict[str, Any]  # fields of Arch; those that nothing tells are absent
     position: dict[str, Any] | None = None  # as NaViT takes it; None where nothing tells it
+    temporal_position: dict[str, Any] | None = None  # likewise; None where there is none
     input_mean: tuple[float, ...] | None = None  # of RGB in [0, 1]
     input_std: tuple[float, ...] | None = None
     family: str = 'navit'
     stated: bool = True  # the family was stated, not found from names
     left_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was done to the tensors, for the report
 
     @property
     def patch_shapes(self) -> list[tuple[int, ...]]:

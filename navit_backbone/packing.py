@@ -329,6 +329,29 @@ def window_partition(packed: PackedPatches, size: int, num_prefix: int) -> tuple
     return ranks_T, Segments.of(areas[areas > 0], device)
 
 
+def frames_of(packed: PackedPatches) -> tuple[Tensor, Tensor, Segments, Tensor]:
+    """Per-frame attention as a finer set of segments: the frames of all examples, one by one.
+
+    Returns the frame of each token ([T], counted through the examples; of tubelets, their time
+    step), where each token stands when sorted by frame ([T]), the segments of that order, and the
+    example of each frame ([F], on the host). A frame of which nothing is present is none. For packs
+    with every cell present nothing is read from the device; for others the lengths are.
+    """
+    device, steps = packed.coords.device, packed.grids[:, 0]
+    firsts = (steps.cumsum(0) - steps).to(device, non_blocking=True)
+    frame_T = firsts[packed.segment_ids] + packed.coords[:, 0]
+    example_F = torch.repeat_interleave(torch.arange(packed.num_examples), steps)
+    if packed.is_full:
+        lengths = packed.grids[:, 1:].prod(1)[example_F]
+    else:
+        lengths = torch.bincount(frame_T, minlength=len(example_F)).cpu()
+        present = lengths > 0
+        frame_T = (present.cumsum(0) - 1).to(device, non_blocking=True)[frame_T]
+        lengths, example_F = lengths[present], example_F[present]
+    ranks_T = torch.argsort(torch.argsort(frame_T, stable=True))
+    return frame_T, ranks_T, Segments.of(lengths, device), example_F
+
+
 def arrange(segments: Segments, num_prefix: int, *, by_length: bool) -> tuple[Tensor, Segments]:
     """The row at which each example begins in the stream ([N]), and the segments of the stream.
 

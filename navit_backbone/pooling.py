@@ -81,6 +81,17 @@ def softmax_by(scores_TH: Tensor, ids_T: Tensor, num: int) -> Tensor:
     return weights_TH / _sum_by(weights_TH, ids_T, num)[ids_T]
 
 
+def mean_by(x_FRD: Tensor, example_F: Tensor, num: int) -> Tensor:
+    """The mean over the rows of each of `num` examples, none of them without a row: [N, R, D].
+
+    The example of a row ([F]) is known on the host.
+    """
+    counts = torch.bincount(example_F, minlength=num)[:, None]
+    index = example_F.to(x_FRD.device, non_blocking=True)
+    sums = _sum_by(x_FRD.flatten(1), index, num)
+    return (sums / counts.to(sums.device, non_blocking=True)).view(num, *x_FRD.shape[1:])
+
+
 def _sum_by(x_TD: Tensor, ids_T: Tensor, num: int) -> Tensor:
     # wide: sums of bfloat16 stop growing at a few hundred tokens
     wide = torch.promote_types(x_TD.dtype, torch.float32)

@@ -35,6 +35,18 @@ def build_position(spec: str | Mapping[str, Any] | None, dim: int) -> nn.Module 
         raise ValueError(f'position {kind!r}: {error}; given {options}') from error
 
 
+def build_temporal(spec: Mapping[str, Any] | None, dim: int) -> TemporalPosition | None:
+    """The temporal position of a `spec`: its arguments in a dict, or None."""
+    if spec is None:
+        return None
+    try:
+        return TemporalPosition(dim, **spec)
+    except TypeError as error:
+        raise ValueError(
+            f'temporal_position={dict(spec)}: {error}; it takes max_size and fractional'
+        ) from error
+
+
 def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> RotaryPosition | None:
     """The rotary position of `arch.rope`: its arguments in a dict, or None."""
     if spec is None:
@@ -305,6 +317,33 @@ def _plain_rows(size_in: int, size_out: int, interpolation: Interpolation) -> Te
     weights = 1 - distance.abs() if interpolation == 'bilinear' else _cubic(distance, -0.75)
     picked = neighbours.clamp(0, size_in - 1)[:, :, None] == torch.arange(size_in)
     return (weights[:, :, None] * picked).sum(1)
+
+
+class TemporalPosition(nn.Module):
+    """A learned vector per frame, added to the position in space (NaViT's factors, in time).
+
+    A tubelet reads the entry of its first frame, so tubelets of several lengths share one table of
+    `max_size` frames; with `fractional` it is read at ``t / length * max_size``, for clips of any
+    length. All entries start at zero: a clip then begins with what the weights make of pictures.
+    """
+
+    def __init__(self, dim: int, *, max_size: int = 64, fractional: bool = False) -> None:
+        super().__init__()
+        self.max_size, self.fractional = max_size, fractional
+        self.t = nn.Parameter(torch.zeros(max_size, dim))
+
+    def forward(self, packed: PackedPatches) -> Tensor:
+        if self.fractional:
+            return read_linearly(self.t, axis_coordinates(packed, 0, fractional=True))
+        step = packed.patch_shape[0]
+        longest = packed.shared_grid[0] if packed.shared_grid else int(packed.grids[:, 0].max())
+        if (longest - 1) * step >= self.max_size:
+            raise ValueError(
+                f'a clip of {longest} tubelets of {step} frames is beyond the temporal positions '
+                f'of max_size={self.max_size} frames: sample fewer frames, raise '
+                'temporal_position.max_size, or set fractional=True'
+            )
+        return self.t[packed.coords[:, 0] * step]
 
 
 class RotaryPosition(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,20 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Policy
 from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
-from .packing import PackedPatches, PatchShape, Segments, lay, make_room, window_partition
-from .pooling import Pooling, build_pooling
-from .position import build_position, build_rotary
+from .packing import (
+    PackedPatches,
+    PatchShape,
+    Segments,
+    frames_of,
+    lay,
+    make_room,
+    window_partition,
+)
+from .pooling import Pooling, build_pooling, mean_by
+from .position import build_position, build_rotary, build_temporal
 
 PositionSpec = str | Mapping[str, Any] | None
+TimeAttention = Literal['joint', 'per_frame']
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +146,11 @@ class NaViT(nn.Module):
     one pack per shape, of the same examples, and merges them by example after embedding.
     With `window_size` (in patches) all blocks but `global_attn_indexes` attend within windows;
     without these, four blocks evenly spread stay global (ViTDet).
+
+    Clips: `temporal_position`, the arguments of `TemporalPosition`, is added to the one in space.
+    `time_attention` 'joint' attends over all of a clip; 'per_frame' within each frame (a time step
+    of its tubelets), which then counts as an example of its own with a copy of the prefix tokens;
+    the copies' mean is given out. Of a picture both are the same.
     """
 
     def __init__(
@@ -146,6 +160,8 @@ class NaViT(nn.Module):
         patch_size: int | PatchShape | Sequence[int | PatchShape] = 16,
         in_channels: int = 3,
         position: PositionSpec = 'learned_1d',
+        temporal_position: Mapping[str, Any] | None = None,
+        time_attention: TimeAttention = 'joint',
         drop_path_rate: float = 0.0,
         window_size: int | None = None,
         global_attn_indexes: Sequence[int] | None = None,
@@ -164,7 +180,9 @@ class NaViT(nn.Module):
             }
         )
         self.position = build_position(_with_grid(position, self.patch_shapes[0]), dim)
+        self.temporal_position = build_temporal(temporal_position, dim)
         self.rope = build_rotary(arch.rope, dim // arch.num_heads)
+        self.time_attention = _check_time(time_attention, window_size, self.patch_shapes)
         num_prefix = arch.prefix_tokens
         self.prefix = nn.Parameter(torch.empty(num_prefix, dim)) if num_prefix else None
         self.window_size = window_size
@@ -223,11 +241,15 @@ class NaViT(nn.Module):
         else:
             tokens_TD, angles, ids_T, segments = _merge(packs, tokens_TD, angles)
 
-        ranks_T, windows = self._windows(packs, segments)
-        rows_T, rows_NR, joined = make_room(ids_T, ranks_T, segments, self.arch.prefix_tokens)
+        runs_T, ranks_T, windows, example_F = ids_T, None, None, None
+        if self.time_attention == 'per_frame':
+            runs_T, ranks_T, segments, example_F = frames_of(packs[0])
+        elif self.window_size is not None:
+            ranks_T, windows = window_partition(packs[0], self.window_size, self.arch.prefix_tokens)
+        rows_T, rows_NR, joined = make_room(runs_T, ranks_T, segments, self.arch.prefix_tokens)
         prefix_NRD = self._prefix_tokens(tokens_TD, len(segments.lengths))
         x_TD = lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
-        stream = Stream(joined, windows, *_lay_stream(ids_T, angles, rows_T, rows_NR, x_TD.dtype))
+        stream = Stream(joined, windows, *_lay_stream(runs_T, angles, rows_T, rows_NR, x_TD.dtype))
 
         depth = len(self.blocks)
         wanted = [index % depth for index in out_indices]
@@ -238,7 +260,10 @@ class NaViT(nn.Module):
         if rows_T is None:
             return NaViTOutput(x_TD, prefix_NRD, tuple(after[i] for i in wanted), ids_T)
         features = tuple(after[index][rows_T] for index in wanted)
-        return NaViTOutput(x_TD[rows_T], x_TD[rows_NR], features, ids_T)
+        prefix_NRD = x_TD[rows_NR]
+        if example_F is not None:
+            prefix_NRD = mean_by(prefix_NRD, example_F, packs[0].num_examples)
+        return NaViTOutput(x_TD[rows_T], prefix_NRD, features, ids_T)
 
     def pooled(self, output: NaViTOutput) -> Tensor:
         """One vector per example: [N, D]."""
@@ -270,21 +295,14 @@ class NaViT(nn.Module):
         tokens_TD = tokens_TD.to(torch.promote_types(tokens_TD.dtype, weight.dtype))
         if self.position is not None:
             tokens_TD = tokens_TD + self.position(packed).to(tokens_TD.dtype)
+        if self.temporal_position is not None:
+            tokens_TD = tokens_TD + self.temporal_position(packed).to(tokens_TD.dtype)
         return tokens_TD
 
     def _prefix_tokens(self, tokens_TD: Tensor, count: int) -> Tensor:
         if self.prefix is None:
             return tokens_TD.new_zeros(count, 0, tokens_TD.shape[1])
         return self.prefix.to(tokens_TD.dtype).expand(count, -1, -1)
-
-    def _windows(
-        self, packs: Sequence[PackedPatches], segments: Segments
-    ) -> tuple[Tensor | None, Segments | None]:
-        if self.window_size is None:
-            return None, None
-        if len(packs) > 1:
-            raise ValueError('window_size with several patch shapes has no meaning: set it to None')
-        return window_partition(packs[0], self.window_size, self.arch.prefix_tokens)
 
 
 def shape_name(shape: PatchShape) -> str:
@@ -300,6 +318,24 @@ def _patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> 
         if isinstance(t, int) and isinstance(h, int) and isinstance(w, int):
             return [(t, h, w)]
     return [shape for item in patch_size for shape in _patch_shapes(item)]
+
+
+def _check_time(
+    kind: TimeAttention, window_size: int | None, shapes: Sequence[PatchShape]
+) -> TimeAttention:
+    """The kind of attention over time; raise on what has no meaning beside it."""
+    if kind not in get_args(TimeAttention):
+        raise ValueError(f'time_attention={kind!r} is not one of {get_args(TimeAttention)}')
+    several = len(shapes) > 1
+    if window_size is not None and (several or kind == 'per_frame'):
+        beside = 'several patch shapes' if several else "time_attention='per_frame'"
+        raise ValueError(f'window_size with {beside} has no meaning: set it to None')
+    if several and kind == 'per_frame':
+        raise ValueError(
+            "time_attention='per_frame' takes one patch shape: tubelets of several "
+            "have no frame in common; set it to 'joint'"
+        )
+    return kind
 
 
 def _with_grid(position: PositionSpec, patch_shape: PatchShape) -> PositionSpec:
