@@ -1,4 +1,7 @@
-"""The backbone for OpenMMLab's unmodified detectors and segmentors; importing it registers it."""
+"""The backbones for OpenMMLab: importing this registers them.
+
+One takes pictures on a canvas, for unmodified detectors and segmentors; one takes clips in a pack.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,98 @@ from torch import Tensor
 
 from .attention import Policy
 from .checkpoint import guard_loading, load_weights, register_safe_loader
-from .packing import Size, pack_canvas, unpack_canvas
-from .vit import Arch, NaViT, PositionSpec
+from .packing import PackedPatches, PatchShape, Size, pack_canvas, unpack_canvas
+from .vit import Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
 
 register_safe_loader(CheckpointLoader)
 
 
+class PackedBackbone(BaseModule):
+    """A NaViT as a module of OpenMMLab: its weights, what of it is frozen, its layers.
+
+    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`.
+    `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
+    Where the last block is not among them, DDP needs ``find_unused_parameters=True``.
+    `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too, and the final norm with
+    the last of them. `init_cfg`: ``dict(type='Pretrained', checkpoint=...)``, read by
+    `checkpoint.load_weights`. All else goes to `vit.NaViT`.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | Arch,
+        *,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int = -1,
+        init_cfg: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.is_init: bool
+        self.vit = NaViT(arch, **options)
+        guard_loading(self.vit)
+        depth = len(self.vit.blocks)
+        self.out_indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        self.frozen_stages = frozen_stages
+        if wrong := [index for index in self.out_indices if not -depth <= index < depth]:
+            raise ValueError(f'out_indices {wrong} are beyond the {depth} blocks')
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1 .. {depth}')
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Load `init_cfg`'s checkpoint and print what was loaded; without one, start anew."""
+        if self.is_init:  # set by BaseModule
+            return
+        config = dict(self.init_cfg or {})
+        if config.pop('type', None) == 'Pretrained':
+            refuse_missing(config.get('checkpoint'))
+            print_log(str(load_weights(self.vit, **config)), logger='current')
+        elif self.init_cfg:
+            raise ValueError(
+                f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}"
+            )
+        else:
+            self.vit.init_weights()
+        self.is_init = True
+
+    def train(self, mode: bool = True) -> PackedBackbone:
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        vit = self.vit
+        frozen = [vit.patch_embed, *vit.blocks[: self.frozen_stages]]
+        frozen += [part for part in (vit.position, vit.temporal_position) if part is not None]
+        if self.frozen_stages == len(vit.blocks):
+            frozen.append(vit.norm)
+        if vit.prefix is not None:
+            vit.prefix.requires_grad_(False)
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
+        """(layer, number of layers) of a parameter, for layer-wise learning-rate decay.
+
+        Layer 0 is the embedding, layer i + 1 the block i, and the last what follows the blocks.
+        """
+        num_layers = len(self.vit.blocks) + 2
+        if not name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = name[len(prefix) :].removeprefix('vit.').split('.')
+        if parts[0] in ('patch_embed', 'position', 'temporal_position', 'prefix'):
+            return 0, num_layers
+        if parts[0] == 'blocks':
+            return int(parts[1]) + 1, num_layers
+        return num_layers - 1, num_layers
+
+
 @MODELS.register_module()
-class NaViTBackbone(BaseModule):
+class NaViTBackbone(PackedBackbone):
     """A padded batch in, maps out; only the pictures' own patches are computed.
 
     The batch [B, C, H, W] carries the (height, width) in pixels of its pictures as the plain
@@ -31,14 +118,9 @@ class NaViTBackbone(BaseModule):
     real patches, packs them, and lays the tokens back on zero-filled maps
     ``[B, embed_dims, ceil(H / p), ceil(W / p)]`` that carry the same attribute.
 
-    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`, whose
-    pooling and classifier are left out: maps need neither, and unused weights would stop DDP.
-    `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
-    Where the last block is not among them, DDP needs ``find_unused_parameters=True``.
-    `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too.
-    `strict`: raise, rather than warn once, when a training batch of several pictures comes
-    without their sizes.
-    `init_cfg`: ``dict(type='Pretrained', checkpoint=...)``, read by `checkpoint.load_weights`.
+    Pooling and classifier of `arch` are left out: maps need neither, and unused weights would stop
+    DDP. `strict`: raise, rather than warn once, when a training batch of several pictures comes
+    without their sizes. All else as in `PackedBackbone`.
     """
 
     def __init__(
@@ -58,48 +140,24 @@ class NaViTBackbone(BaseModule):
         strict: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.is_init: bool
         if not isinstance(patch_size, int):
             raise ValueError(f'patch_size={patch_size!r} must be a side in pixels, as 16')
-        self.vit = NaViT(
+        super().__init__(
             replace(Arch.of(arch), pooling=None, num_classes=0),
             patch_size=patch_size,
             position=position,
+            out_indices=out_indices,
             drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
             window_size=window_size,
             global_attn_indexes=global_attn_indexes,
             attention=attention,
             final_norm=final_norm,
-            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
-        guard_loading(self.vit)
-        depth = len(self.vit.blocks)
         self.patch_size, self.strict = patch_size, strict
-        self.out_indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        self.frozen_stages = frozen_stages
-        if wrong := [index for index in self.out_indices if not -depth <= index < depth]:
-            raise ValueError(f'out_indices {wrong} are beyond the {depth} blocks')
-        if not -1 <= frozen_stages <= depth:
-            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1 .. {depth}')
         self._warned = False
-        self._freeze()
-
-    def init_weights(self) -> None:
-        """Load `init_cfg`'s checkpoint and print what was loaded; without one, start anew."""
-        if self.is_init:  # set by BaseModule
-            return
-        config = dict(self.init_cfg or {})
-        if config.pop('type', None) == 'Pretrained':
-            refuse_missing(config.get('checkpoint'))
-            print_log(str(load_weights(self.vit, **config)), logger='current')
-        elif self.init_cfg:
-            raise ValueError(
-                f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}"
-            )
-        else:
-            self.vit.init_weights()
-        self.is_init = True
 
     def forward(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Maps of the `out_indices`, in that order; outside a picture they are zero."""
@@ -146,37 +204,55 @@ class NaViTBackbone(BaseModule):
             print_log(message, logger='current', level=logging.WARNING)
             self._warned = True
 
-    def train(self, mode: bool = True) -> NaViTBackbone:
-        super().train(mode)
-        self._freeze()
-        return self
 
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        vit = self.vit
-        frozen = [vit.patch_embed, *vit.blocks[: self.frozen_stages]]
-        frozen += [module for module in (vit.position,) if module is not None]
-        if vit.prefix is not None:
-            vit.prefix.requires_grad_(False)
-        for module in frozen:
-            module.eval()
-            module.requires_grad_(False)
+@MODELS.register_module()
+class NaViTClipBackbone(PackedBackbone):
+    """Packed clips in, tokens out; a picture is a clip of one frame.
 
-    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
-        """(layer, number of layers) of a parameter, for layer-wise learning-rate decay.
+    `forward` takes one `PackedPatches` for each of the model's patch shapes, of the same clips, and
+    gives `NaViTOutput`; `pooled` makes one vector per clip of that, by ``arch.pooling``.
+    """
 
-        Layer 0 is the embedding, layer i + 1 the block i, and the last what follows the blocks.
-        """
-        num_layers = len(self.vit.blocks) + 2
-        if not name.startswith(prefix):
-            return num_layers - 1, num_layers
-        parts = name[len(prefix) :].removeprefix('vit.').split('.')
-        if parts[0] in ('patch_embed', 'position', 'prefix'):
-            return 0, num_layers
-        if parts[0] == 'blocks':
-            return int(parts[1]) + 1, num_layers
-        return num_layers - 1, num_layers
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'base',
+        *,
+        patch_size: int | PatchShape | Sequence[int | PatchShape] = 16,
+        position: PositionSpec = 'learned_1d',
+        temporal_position: Mapping[str, Any] | None = None,
+        time_attention: TimeAttention = 'joint',
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        attention: Policy = 'auto',
+        final_norm: bool = True,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        fields = Arch.of(arch)
+        if fields.pooling is None:
+            raise ValueError("a backbone of clips needs arch.pooling: 'token', 'mean' or 'map'")
+        super().__init__(
+            replace(fields, num_classes=0),
+            patch_size=patch_size,
+            position=position,
+            temporal_position=temporal_position,
+            time_attention=time_attention,
+            drop_path_rate=drop_path_rate,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            attention=attention,
+            final_norm=final_norm,
+            init_cfg=init_cfg,
+        )
+
+    def forward(self, packs: PackedPatches | Sequence[PackedPatches]) -> NaViTOutput:
+        """The tokens of all clips; its `features` are those of the `out_indices`."""
+        output: NaViTOutput = self.vit(packs, self.out_indices)
+        return output
+
+    def pooled(self, output: NaViTOutput) -> Tensor:
+        """One vector per clip: [N, D]."""
+        return self.vit.pooled(output)
 
 
 def refuse_missing(checkpoint: str | None) -> None:

@@ -172,7 +172,7 @@ class NaViT(nn.Module):
         super().__init__()
         self.arch = arch = Arch.of(arch)
         dim, depth = arch.embed_dims, arch.num_layers
-        self.patch_shapes = _patch_shapes(patch_size)
+        self.patch_shapes = patch_shapes(patch_size)
         self.patch_embed = nn.ModuleDict(
             {
                 shape_name(shape): PatchEmbed(dim, patch_shape=shape, in_channels=in_channels)
@@ -310,14 +310,15 @@ def shape_name(shape: PatchShape) -> str:
     return 'x'.join(map(str, shape))
 
 
-def _patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> list[PatchShape]:
+def patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> list[PatchShape]:
+    """The (t, h, w) of each patch that `patch_size` means; a side alone is of pictures."""
     if isinstance(patch_size, int):
         return [(1, patch_size, patch_size)]
     if isinstance(patch_size, tuple) and len(patch_size) == 3:
         t, h, w = patch_size
         if isinstance(t, int) and isinstance(h, int) and isinstance(w, int):
             return [(t, h, w)]
-    return [shape for item in patch_size for shape in _patch_shapes(item)]
+    return [shape for item in patch_size for shape in patch_shapes(item)]
 
 
 def _check_time(

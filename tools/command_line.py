@@ -44,18 +44,28 @@ _BY_NOW_COPIED = {
 
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs
+OWN_TASKS = {'navit_backbone.tasks.video': 'video'}  # without a framework's scope: by custom_imports
 
 
 def enter_task(cfg: Config, source: Path) -> None:
     """Register what a config's task has, and make its scope the default."""
+    import_module(f'navit_backbone.tasks.{task_of(cfg, source)}')
+    init_default_scope(cfg.default_scope)
+
+
+def task_of(cfg: Config, source: Path) -> str:
+    """The folder of tasks/ that a config is of: by its scope, or by what it imports."""
     scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ValueError(
-            f'{source} is of neither detection nor segmentation: default_scope is {scope!r}, not '
-            f'one of {list(TASKS)}'
-        )
-    init_default_scope(scope)
-    import_module(f'navit_backbone.tasks.{TASKS[scope]}')
+    if scope in TASKS:
+        return TASKS[scope]
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    for name in [imports] if isinstance(imports, str) else imports:
+        if name in OWN_TASKS:
+            return OWN_TASKS[name]
+    raise ValueError(
+        f'{source} is of no task known: default_scope is {scope!r}, not one of {list(TASKS)}, and '
+        f'custom_imports {list(imports)} has none of {list(OWN_TASKS)}'
+    )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -178,8 +178,13 @@ class SeededSamples:
         draws = seed.generator('replacement').integers(len(self), size=_MAX_REPLACEMENTS)  # type: ignore[arg-type]
         yield from draws.tolist()
 
+    def sample_start(self, index: int) -> dict[str, Any]:
+        """What the pipeline of a sample begins with: its record."""
+        record: dict[str, Any] = self.get_data_info(index)  # type: ignore[attr-defined]
+        return record
+
     def _run_pipeline(self, index: int, seed: SampleSeed, cap: int | None) -> dict[str, Any]:
-        results = self.get_data_info(index)  # type: ignore[attr-defined]
+        results = self.sample_start(index)
         file = file_of(results)
         results['sample_seed'] = seed
         if cap is not None:
@@ -250,5 +255,5 @@ def seeded_parts(dataset: Any) -> Iterator[SeededSamples]:
 
 def file_of(info: Mapping[str, Any]) -> str:
     """The file that a record names."""
-    keys = ('img_path', 'video_path', 'filename')
+    keys = ('img_path', 'video_path', 'frame_dir', 'filename')
     return next((str(info[key]) for key in keys if key in info), f'sample {info["sample_idx"]}')

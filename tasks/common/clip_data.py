@@ -1,0 +1,324 @@
+"""Clips and their classes: lists, CSV, folders of videos, of frames and of pictures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, TRANSFORMS
+
+from .clip_sample import ClipDataSample
+from .dataset import SeededSamples, file_of
+from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured
+from .resize import find_planner
+from .sample import BadSampleError, SampleSeed, seeded
+from .video_reader import (
+    VIDEO_SUFFIXES,
+    FrameFolder,
+    Picture,
+    folder_measure,
+    open_video,
+    picture_measure,
+    video_measure,
+)
+from .wording import few
+
+Kind = Literal['videos', 'frames', 'pictures']
+_KEYS = {'videos': 'video_path', 'frames': 'frame_dir', 'pictures': 'img_path'}
+_MEASURES: dict[str, Callable[[str], Measured]] = {
+    'videos': video_measure,
+    'frames': folder_measure,
+    'pictures': picture_measure,
+}
+_FILE_COLUMNS = ('file', 'path', 'video', 'filename')  # of a CSV, the first that is there
+
+
+@DATASETS.register_module()
+class NaViTClipDataset(SeededSamples, BaseDataset):
+    """Clips with the classes that they show; `kind` says what a clip is.
+
+    ``videos``    a file of any format that decord or PyAV reads
+    ``frames``    a folder of pictures, in the order of the numbers in their names
+    ``pictures``  a picture: a clip of one frame
+
+    They lie in ``data_prefix=dict(clips=...)`` under `data_root`, and `ann_file` lists them:
+
+    - ``.txt`` (mmaction2's): ``PATH LABEL`` a line; of `frames` ``FOLDER FRAMES LABEL``; with
+      `multi_class` any number of labels. The path is what stands before them, spaces and all.
+    - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
+      takes the rows whose columns have these values, as ``where=dict(split='train')``. The columns
+      width, height, frames and fps, where all are there, save a scan of the files.
+    - none: a folder for each class.
+
+    A label is a number, or the name of a class. Classes are ``metainfo=dict(classes=[...])``, else
+    the lines of `class_file` in `data_root`, else the names found, sorted.
+
+    Bad samples are replaced in training as in `SeededSamples`. In testing each is listed, and given
+    out as one black frame marked ``bad``, which the metric counts as wrong.
+    """
+
+    METAINFO: ClassVar[dict[str, Any]] = {}
+    _scanned = False
+
+    def __init__(
+        self,
+        ann_file: str = '',
+        *,
+        kind: Kind = 'videos',
+        multi_class: bool = False,
+        where: dict[str, str] | None = None,
+        class_file: str = 'classes.txt',
+        data_prefix: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise ValueError(f'kind={kind!r}, choose from {list(get_args(Kind))}')
+        self.kind, self.multi_class, self.where = kind, multi_class, dict(where or {})
+        self.class_file = class_file
+        self.measure = _MEASURES[kind]  # type: ignore[method-assign]
+        super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(clips=''), **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        folder = Path(self.data_prefix['clips'])
+        if not folder.is_dir():
+            raise ValueError(
+                f'no folder of clips at {folder}: set data_root, or data_prefix.clips to the path '
+                'within it'
+            )
+        found = list(self._entries(folder))
+        if not found:
+            raise ValueError(f'{self.ann_file or folder} lists no clips')
+        classes = self._classes(found)
+        self._metainfo['classes'] = classes
+        numbers = {name: number for number, name in enumerate(classes)}
+        return [self._record_of(entry, numbers) for entry in found]
+
+    def _entries(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """`file`, `labels` as they are written, `place` where that was, and what a CSV tells."""
+        if not self.ann_file:
+            yield from self._in_folders(folder)
+            return
+        if not Path(self.ann_file).is_file():
+            raise ValueError(
+                f"no list of clips at {self.ann_file}: set ann_file, or ann_file='' where each "
+                'class has a folder'
+            )
+        read = self._in_csv if self.ann_file.lower().endswith('.csv') else self._in_list
+        for entry in read():
+            yield {**entry, 'file': str(folder / entry['file'])}
+
+    def _in_list(self) -> Iterator[dict[str, Any]]:
+        for number, line in enumerate(Path(self.ann_file).read_text().splitlines(), 1):
+            place = f'{self.ann_file}, line {number}'
+            words = line.split()
+            if not words:
+                continue
+            trailing = 0
+            while trailing < len(words) and words[-1 - trailing].lstrip('-').isdecimal():
+                trailing += 1
+            before = 1 if self.kind == 'frames' else 0
+            wanted = trailing if self.multi_class else min(trailing, 1 + before)
+            if wanted < 1 + before or wanted == len(words):
+                shape = 'FOLDER FRAMES LABEL' if before else 'PATH LABEL'
+                raise ValueError(
+                    f'{place}: {line!r} is not {shape}'
+                    + (', LABEL once or more' if self.multi_class else '')
+                )
+            numbers = words[len(words) - wanted :]
+            entry = {'file': ' '.join(words[: len(words) - wanted]), 'labels': numbers[before:]}
+            yield {**entry, 'place': place, **({'frames': numbers[0]} if before else {})}
+
+    def _in_csv(self) -> Iterator[dict[str, Any]]:
+        with open(self.ann_file, newline='') as content:
+            rows = csv.DictReader(content)
+            columns = rows.fieldnames or []
+            path = next((name for name in _FILE_COLUMNS if name in columns), None)
+            if (
+                lacking := [name for name in ('label', *self.where) if name not in columns]
+                or path is None
+            ):
+                raise ValueError(
+                    f'{self.ann_file}: its columns are {columns}, it needs one of '
+                    f'{list(_FILE_COLUMNS)}, and {["label", *self.where]} ({lacking} missing)'
+                )
+            for row in rows:
+                place = f'{self.ann_file}, line {rows.line_num}'
+                if any(value is None for value in row.values()) or None in row:
+                    raise ValueError(
+                        f'{place}: has not as many fields as the header, {len(columns)}'
+                    )
+                if any(row[name] != value for name, value in self.where.items()):
+                    continue
+                labels = row['label'].split(';') if self.multi_class else [row['label']]
+                sizes = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
+                yield {'file': row[path], 'labels': labels, 'place': place, **sizes}
+
+    def _in_folders(self, folder: Path) -> Iterator[dict[str, Any]]:
+        suffixes = VIDEO_SUFFIXES if self.kind == 'videos' else PICTURE_SUFFIXES
+        for place in sorted(item for item in folder.iterdir() if item.is_dir()):
+            if self.kind == 'frames':
+                clips = [item for item in sorted(place.iterdir()) if item.is_dir()]
+            else:
+                files = sorted(item for item in place.rglob('*') if item.is_file())
+                clips = [file for file in files if file.suffix.lower() in suffixes]
+                others = len(files) - len(clips)
+                if others:
+                    print_log(
+                        f'{place}: {others} files are none of {" ".join(suffixes)}, left out',
+                        'current',
+                        logging.WARNING,
+                    )
+            if not clips:
+                raise ValueError(f'{place}: a class without {self.kind}; remove it, or fill it')
+            for clip in clips:
+                yield {'file': str(clip), 'labels': [place.name], 'place': str(place)}
+
+    def _classes(self, found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        if stated := self._metainfo.get('classes'):
+            return tuple(stated)
+        file = Path(self.data_root or '') / self.class_file
+        if self.class_file and file.is_file():
+            names = [line.strip() for line in file.read_text().splitlines()]
+            return tuple(name for name in names if name)
+        names = {label for entry in found for label in entry['labels']}
+        if all(name.lstrip('-').isdecimal() for name in names):
+            count = max(int(name) for name in names) + 1
+            return tuple(str(number) for number in range(max(count, 1)))
+        return tuple(sorted(names))
+
+    def _record_of(self, entry: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
+        labels = [self._label(text, numbers, entry['place']) for text in entry['labels']]
+        record: dict[str, Any] = {_KEYS[self.kind]: entry['file'], 'gt_label': labels}
+        try:
+            if 'frames' in entry:
+                record['num_frames'] = int(entry['frames'])
+            if 'fps' in entry:
+                record['fps'] = float(entry['fps'])
+            for key in ('height', 'width'):
+                if key in entry:
+                    record[key] = int(entry[key])
+        except ValueError as error:
+            raise ValueError(f'{entry["place"]}: {error}') from error
+        return record
+
+    def _label(self, text: str, numbers: dict[str, int], place: str) -> int:
+        if text in numbers:
+            return numbers[text]
+        if text.isdecimal() and int(text) < len(numbers):
+            return int(text)
+        raise ValueError(
+            f'{place}: the label {text!r} is neither the number of a class, 0 to '
+            f'{len(numbers) - 1}, nor the name of one: {few(list(numbers))}'
+        )
+
+    # ----------------------------------------------------------------------------------------------
+    # Samples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self.test_mode:
+            return super().__getitem__(index)
+        self.full_init()
+        seed = self._seed_of(index)
+        try:
+            with seeded(seed):
+                return self._run_pipeline(int(index), seed, None)
+        except BadSampleError as fault:
+            self._report(int(index), fault)
+            return self._stand_in(int(index), seed)
+
+    def _stand_in(self, index: int, seed: SampleSeed) -> dict[str, Any]:
+        """A black frame in the place of a clip that cannot be read."""
+        side = getattr(find_planner(self.pipeline.transforms), 'cell', 16)
+        results = {
+            **self._with_classes(super().sample_start(index)),
+            'sample_seed': seed,
+            'imgs': np.zeros((1, 1, side, side, 3), dtype=np.uint8),
+            'img_shape': (side, side),
+            'frame_inds': np.zeros((1, 1), dtype=np.int64),
+            'num_views': 1,
+            'bad': True,
+        }
+        packed: dict[str, Any] = self.pipeline.transforms[-1](results)
+        return packed
+
+    def _with_classes(self, record: dict[str, Any]) -> dict[str, Any]:
+        classes = self.metainfo['classes']
+        return {**record, 'classes': classes, 'num_classes': len(classes)}
+
+    def complete_sizes(self) -> None:
+        """Scan the files whose sizes the list does not tell."""
+        super().complete_sizes()
+        self._scanned = True
+
+    def sample_start(self, index: int) -> dict[str, Any]:
+        """The record, and as `measured` what was read of the file's header before."""
+        results = self._with_classes(super().sample_start(index))
+        if self._sizes is None:
+            return results
+        known = self._sizes[index]
+        if not np.isnan(known).any():
+            h, w, frames, fps = known.tolist()
+            results['measured'] = (int(h), int(w), int(frames), fps)
+        elif self._scanned:
+            file = file_of(results)
+            try:
+                self.measure(file)
+            except UNREADABLE as error:  # cut off, say, where decord would read what is left
+                raise BadSampleError(f'{file}: {error}') from error
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadClip(BaseTransform):
+    """Open a clip: a video, a folder of frames or a picture; nothing is decoded yet but a frame.
+
+    Writes `reader`, `ori_shape` and `measured`, the (height, width, frames, fps) that
+    `ClipToTokenBudget` plans by: those of the scan where there was one, so that the plan is that of
+    the sampler.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if 'video_path' in results:
+            reader = open_video(results['video_path'])
+        elif 'frame_dir' in results:
+            reader = FrameFolder(results['frame_dir'], num_frames=results.get('num_frames'))
+        else:
+            reader = Picture(results['img_path'])
+        found = (*reader.size, reader.num_frames, reader.fps)
+        measured = results.setdefault('measured', found)
+        if tuple(measured[:2]) != reader.size:
+            raise BadSampleError(
+                f'{file_of(results)}: its frames are {reader.size[0]} x {reader.size[1]} pixels '
+                f'(height x width), the list says {measured[0]} x {measured[1]}: correct the list'
+            )
+        results['reader'] = reader
+        results['ori_shape'] = reader.size
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackClipInputs(BaseTransform):
+    """The last step: `inputs` [views, 3, frames, h, w] uint8 RGB, and a `ClipDataSample`."""
+
+    META: ClassVar[tuple[str, ...]] = (
+        'video_path', 'frame_dir', 'img_path', 'ori_shape', 'img_shape', 'frame_inds', 'measured',
+        'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'drop_rate',
+    )  # fmt: skip
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        frames = np.ascontiguousarray(results['imgs'].transpose(0, 4, 1, 2, 3))
+        sample = ClipDataSample(metainfo={k: results[k] for k in self.META if k in results})
+        if results.get('gt_label') is not None:
+            sample.gt_label = torch.tensor(results['gt_label'])
+            scores = torch.zeros(results['num_classes'])
+            scores[results['gt_label']] = 1.0
+            sample.gt_score = scores
+        return dict(inputs=torch.from_numpy(frames), data_samples=sample)

@@ -1,0 +1,88 @@
+"""Classes of clips from one vector each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..common.clip_sample import ClipDataSample
+
+_Average = Literal['prob', 'score']
+
+
+@MODELS.register_module()
+class NaViTClipHead(BaseModule):
+    """Dropout and one linear layer; softmax over classes, or with `multi_label` a sigmoid of each.
+
+    The loss is the cross entropy against `gt_score`, which mixing shares out over classes, with
+    `label_smoothing`. The scores of a clip's views are averaged as probabilities ('prob') or as
+    logits ('score').
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        *,
+        multi_label: bool = False,
+        label_smoothing: float = 0.0,
+        dropout_ratio: float = 0.0,
+        average_clips: _Average = 'prob',
+        init_std: float = 0.02,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f'label_smoothing={label_smoothing} must lie in [0, 1)')
+        if average_clips not in ('prob', 'score'):
+            raise ValueError(f"average_clips={average_clips!r} is neither 'prob' nor 'score'")
+        self.num_classes, self.multi_label = num_classes, multi_label
+        self.label_smoothing, self.average_clips = label_smoothing, average_clips
+        self.dropout = nn.Dropout(dropout_ratio)
+        self.fc = nn.Linear(in_channels, num_classes)
+        self.init_std = init_std
+
+    def init_weights(self) -> None:
+        nn.init.trunc_normal_(self.fc.weight, std=self.init_std)
+        nn.init.zeros_(self.fc.bias)
+        super().init_weights()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits [N, num_classes] of vectors [N, D]."""
+        logits: Tensor = self.fc(self.dropout(vectors))
+        return logits
+
+    def loss(self, vectors: Tensor, samples: Sequence[ClipDataSample]) -> dict[str, Tensor]:
+        """The loss, and with one class a clip how often it is the highest."""
+        logits = self(vectors).float()
+        target = torch.stack([sample.gt_score for sample in samples]).to(logits)
+        smooth = self.label_smoothing
+        if self.multi_label:
+            wanted = target * (1 - smooth) + smooth / 2
+            return {'loss_cls': F.binary_cross_entropy_with_logits(logits, wanted)}
+        wanted = target * (1 - smooth) + smooth / self.num_classes
+        right = (logits.argmax(1) == target.argmax(1)).float().mean()
+        return {'loss_cls': F.cross_entropy(logits, wanted), 'top1_acc': right.detach()}
+
+    def predict(
+        self, vectors: Tensor, samples: list[ClipDataSample], num_views: Sequence[int]
+    ) -> list[ClipDataSample]:
+        """Samples with `pred_score` [num_classes] and `pred_label` [1]."""
+        logits = self(vectors).float()
+        if self.average_clips == 'prob':
+            logits = self._probabilities(logits)
+        means = torch.stack([views.mean(0) for views in logits.split(list(num_views))])
+        scores = means if self.average_clips == 'prob' else self._probabilities(means)
+        labels = scores.argmax(1, keepdim=True)
+        for sample, score, label in zip(samples, scores, labels, strict=True):
+            sample.pred_score, sample.pred_label = score, label
+        return samples
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
