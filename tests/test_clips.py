@@ -155,7 +155,10 @@ def test_fractional_time_of_a_clip_as_long_as_the_table_is_the_absolute_one():
 
 
 def test_time_starts_at_zero():
-    with_time, without = model_of(perturbed=False), model_of(perturbed=False, temporal_position=None)
+    with_time, without = (
+        model_of(perturbed=False),
+        model_of(perturbed=False, temporal_position=None),
+    )
     assert with_time.temporal_position.t.count_nonzero() == 0
     without.load_state_dict(with_time.state_dict(), strict=False)
     item = patchify(clips()[0], (1, 16, 16))

@@ -256,4 +256,4 @@ def seeded_parts(dataset: Any) -> Iterator[SeededSamples]:
 def file_of(info: Mapping[str, Any]) -> str:
     """The file that a record names."""
     keys = ('img_path', 'video_path', 'frame_dir', 'filename')
-    return next((str(info[key]) for key in keys if key in info), f'sample {info["sample_idx"]}')
+    return next((str(info[key]) for key in keys if key in info), f'sample {info.get("sample_idx")}')

@@ -92,11 +92,14 @@ class NaViTClipMetric(BaseMetric):
 
 
 def ranks_of(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes score higher than the true one, or as high and come first: [N]."""
+    """How many classes score higher than the true one, or as high and come first: [N].
+
+    Of a clip that could not be read, whose scores are NaN, more than there can be.
+    """
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1]) < labels[:, None]
     ranks = ((scores > own) | ((scores == own) & before)).sum(1)
-    return np.where(np.isnan(own[:, 0]), scores.shape[1], ranks)
+    return np.where(np.isnan(own[:, 0]), np.iinfo(np.int64).max, ranks)
 
 
 def accuracies(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int]) -> dict[str, float]:

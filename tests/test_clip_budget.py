@@ -1,0 +1,179 @@
+"""Frames and size of a clip from its token budget: properties over clips of all kinds."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from navit_backbone.tasks.common.clip_budget import ClipToTokenBudget, LoadFrames
+from navit_backbone.tasks.common.clip_packing import pack_clips
+from navit_backbone.tasks.common.clip_sample import ClipDataSample
+from navit_backbone.tasks.common.sample import SampleSeed
+
+SHAPES = [16, (2, 16, 16), [(2, 16, 16), (4, 32, 8), (8, 8, 8)]]
+clips = st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 300), st.floats(1, 60))
+SEED = SampleSeed(0, 1, 2)
+
+
+def planner(**options):
+    options = {'max_tokens': 1568, 'sampling': dict(num_frames=16), **options}
+    return ClipToTokenBudget(options.pop('max_tokens'), **options)
+
+
+def tokens_of(count, size, shapes):
+    """Patch by patch, over all shapes."""
+    return sum(-(-count // t) * (size[0] // h) * (size[1] // w) for t, h, w in shapes)
+
+
+@given(clips, st.sampled_from(SHAPES), st.integers(64, 4000), st.integers(1, 20))
+def test_no_clip_exceeds_its_budget(clip, patch_size, budget, min_cells):
+    shape = ClipToTokenBudget(10**6, patch_size=patch_size)
+    if min_cells * shape._cost(1) > budget:
+        return
+    plan = planner(max_tokens=budget, patch_size=patch_size, min_cells=min_cells)
+    count, size = plan.plan(*clip)
+    assert 1 <= count <= min(16, clip[2])
+    assert not size[0] % plan.cell
+    assert not size[1] % plan.cell
+    tokens = tokens_of(count, size, plan.patch_shapes)
+    assert plan.num_tokens(*clip) == tokens <= budget
+
+
+@given(clips, st.integers(16, 400))
+def test_a_frame_keeps_its_least_size_and_frames_give_way(clip, min_cells):
+    plan = planner(max_tokens=1000, patch_size=(2, 16, 16), min_cells=min_cells)
+    count, _ = plan.plan(*clip)
+    wanted = min(16, clip[2])
+    steps = -(-count // 2)
+    assert 1000 // steps >= min_cells
+    if count < wanted:
+        assert 1000 // (-(-(count + 1) // 2)) < min_cells
+
+
+@given(clips)
+def test_the_aspect_is_kept_to_half_a_patch(clip):
+    h, w, *_ = clip
+    plan = planner()
+    _, (rows, cols) = plan.plan(*clip)
+    rows, cols = rows / 16, cols / 16
+    scale = max(rows, cols) / max(h, w)
+    assert min(rows, cols) <= max(1, min(h, w) * scale * (1 + 1 / max(rows, cols)) + 1)
+    assert min(rows, cols) >= max(1, np.floor(min(h, w) * scale * (1 - 1 / max(rows, cols)))) - 1
+
+
+@given(clips)
+def test_native_clips_are_never_scaled_up(clip):
+    h, w, *_ = clip
+    _, (height, width) = planner(native=True).plan(*clip)
+    assert height * width <= max(-(-h // 16) * 16, 16) * max(-(-w // 16) * 16, 16)
+
+
+def test_squares_and_a_cap_for_replacements():
+    assert planner(square=True).plan(100, 900, 16, 25.0).size == (144, 144)
+    assert planner(square=True).plan(100, 900, 1, 25.0).size == (39 * 16, 39 * 16)
+    capped = planner().plan(100, 100, 16, 25.0, token_cap=160)
+    assert tokens_of(*capped, [(1, 16, 16)]) <= 160
+
+
+@settings(deadline=None)  # packing takes as long as the machine lets it
+@given(st.integers(0, 50), st.sampled_from(SHAPES))
+def test_dropped_tokens_are_counted_as_they_are_dropped(index, patch_size):
+    """What the sampler plans is what the packed batch then has."""
+    seed = SampleSeed(3, 1, index)
+    plan = planner(
+        patch_size=patch_size, max_tokens=900, random=dict(low_tokens=200),
+        drop=dict(rate=0.8, alpha=1.0, beta=1.0),
+    )  # fmt: skip
+    clip = (70 + index, 110, 5 + index, 25.0)
+    count, size = plan.plan(*clip, sample_seed=seed)
+    sample = ClipDataSample(
+        metainfo=dict(num_views=1, sample_seed=seed, drop_rate=plan.drop.draw(seed))
+    )
+    item = dict(inputs=torch.zeros(1, 3, count, *size, dtype=torch.uint8), data_samples=sample)
+    packs = pack_clips([item], patch_size=patch_size)['inputs']
+    assert sum(len(p.patches) for p in packs) == plan.num_tokens(*clip, sample_seed=seed)
+
+
+class Frames:
+    """A reader whose frames are noise."""
+
+    def __init__(self, size, count):
+        self.size, self.num_frames, self.fps = size, count, 25.0
+        self.times = np.arange(count) / 25
+        rng = np.random.default_rng(0)
+        self.frames = rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+    def read(self, indices):
+        return self.frames[np.asarray(indices)]
+
+
+def results_of(size=(90, 160), count=30):
+    reader = Frames(size, count)
+    return dict(reader=reader, measured=(*size, count, 25.0), sample_seed=SEED)
+
+
+def test_frames_are_loaded_at_the_planned_size():
+    results = LoadFrames().transform(planner(patch_size=(2, 16, 16)).transform(results_of()))
+    plan = planner(patch_size=(2, 16, 16)).plan(90, 160, 30, 25.0)
+    assert results['imgs'].shape == (1, plan.num_frames, *plan.size, 3)
+    assert results['num_views'] == 1
+    assert 'reader' not in results
+
+
+def test_frames_of_their_own_size_are_untouched():
+    results = results_of((96, 160), 3)
+    frames = results['reader'].frames
+    plan = planner(native=True, test_mode=True, sampling=dict(num_frames=3))
+    assert np.array_equal(LoadFrames().transform(plan.transform(results))['imgs'][0], frames)
+
+
+def test_views_in_time_and_three_crops():
+    plan = planner(
+        max_tokens=64, native=True, test_mode=True, num_clips=2, crops=3,
+        sampling=dict(kind='strided', num_frames=4, interval=2),
+    )  # fmt: skip
+    results = results_of((64, 160))
+    frames = results['reader'].frames
+    results = LoadFrames().transform(plan.transform(results))
+    assert results['num_views'] == 6
+    side = results['img_shape'][0]
+    assert results['imgs'].shape == (6, 4, side, side, 3)
+    if side == 64:
+        chosen = frames[results['frame_inds'][1]]
+        for view, left in zip(results['imgs'][3:], (0, 48, 96), strict=True):
+            assert np.array_equal(view, chosen[:, :, left : left + 64])
+    same = planner(crops=3, test_mode=True).plan(64, 160, 30, 25.0)
+    assert same.size[0] == same.size[1]
+
+
+def test_draws_are_a_function_of_the_seed():
+    plan = planner(random=dict(low_tokens=100))
+    runs = [plan.transform(results_of())['frame_inds'] for _ in range(2)]
+    assert np.array_equal(*runs)
+    other = {**results_of(), 'sample_seed': SampleSeed(0, 1, 3)}
+    assert not np.array_equal(plan.transform(other)['frame_inds'], runs[0])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(max_tokens=0), 'max_tokens=0 must be at least 1'),
+        (dict(min_cells=9, max_cells=3), 'max_cells=3 is below min_cells=9'),
+        (dict(max_tokens=8, min_cells=9), 'one frame of min_cells=9 has 9 tokens'),
+        (dict(crops=2), 'crops=2; 1 is the whole frame, or 3'),
+        (dict(num_clips=3), 'views of an evaluation: set test_mode=True'),
+        (dict(native=True, square=True), 'exclude each other'),
+        (dict(drop=dict(rate=0.5), test_mode=True), 'an evaluation drops nothing'),
+        (dict(drop=dict(rate=1.0)), 'rate=1.0 must lie above 0 and below 1'),
+        (dict(drop=dict(rate=0.5, alpha=1.0)), 'come together'),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        planner(**options)
+
+
+def test_without_a_seed_nothing_is_drawn():
+    with pytest.raises(ValueError, match='sample_seed'):
+        planner().transform({**results_of(), 'sample_seed': None})
