@@ -240,7 +240,8 @@ def _known(sample_seed: SampleSeed | None) -> SampleSeed:
     if sample_seed is None:
         raise ValueError(
             "ClipToTokenBudget draws from results['sample_seed'] = (seed, epoch, index): use "
-            "NaViTClipDataset, or another with SeededSamples, and sampler=dict(type='SeededSampler')"
+            'NaViTClipDataset, or another with SeededSamples, and '
+            "sampler=dict(type='SeededSampler')"
         )
     return SampleSeed(*sample_seed)
 

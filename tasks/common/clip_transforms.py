@@ -164,7 +164,8 @@ class ClipErasing(BaseTransform):
             return results
         h, w = results['imgs'].shape[2:4]
         pixels = draws.uniform(*self.area) * h * w
-        ratio = np.exp(draws.uniform(np.log(self.aspect), -np.log(self.aspect)))
+        widest = abs(np.log(self.aspect))
+        ratio = np.exp(draws.uniform(-widest, widest))
         height = int(np.clip(round((pixels * ratio) ** 0.5), 1, h))
         width = int(np.clip(round((pixels / ratio) ** 0.5), 1, w))
         top, left = int(draws.integers(h - height + 1)), int(draws.integers(w - width + 1))

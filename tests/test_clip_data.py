@@ -1,0 +1,217 @@
+"""Clips from lists, CSV and folders; broken ones replaced in training and wrong in testing."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from clip_files import frame_of, write_video
+from PIL import Image
+
+import navit_backbone.tasks.video  # noqa: F401  registers
+from navit_backbone.tasks.common.clip_data import NaViTClipDataset
+from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
+
+BUDGET = dict(
+    type='ClipToTokenBudget', max_tokens=96, patch_size=(2, 16, 16), sampling=dict(num_frames=8)
+)
+PIPELINE = [
+    dict(type='LoadClip'), BUDGET, dict(type='LoadFrames'), dict(type='PackClipInputs'),
+]  # fmt: skip
+SIZES = {
+    'run/a b.mp4': (48, 64),
+    'run/b.mp4': (64, 48),
+    'walk/c.avi': (32, 96),
+    'walk/d.mp4': (40, 40),
+}
+
+
+@pytest.fixture
+def videos(tmp_path):
+    for name, size in SIZES.items():
+        (tmp_path / 'clips' / name).parent.mkdir(parents=True, exist_ok=True)
+        codec = 'mpeg4' if name.endswith('avi') else 'libx264'
+        write_video(tmp_path / 'clips' / name, size=size, codec=codec, frames=9)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+def dataset(root, ann_file='', **options):
+    options = {'pipeline': PIPELINE, 'data_prefix': dict(clips='clips'), **options}
+    return NaViTClipDataset(ann_file, data_root=str(root), **options)
+
+
+def write(root, name, text):
+    (root / name).write_text(text)
+    return name
+
+
+def seen(data):
+    """(path within clips, labels) of each."""
+    return [
+        (info['video_path'].split('/clips/')[1], info['gt_label'])
+        for info in (data.get_data_info(i) for i in range(len(data)))
+    ]
+
+
+EXPECTED = [('run/a b.mp4', [0]), ('run/b.mp4', [0]), ('walk/c.avi', [1]), ('walk/d.mp4', [1])]
+
+
+def test_a_folder_for_each_class(videos):
+    data = dataset(videos)
+    assert data.metainfo['classes'] == ('run', 'walk')
+    assert seen(data) == EXPECTED
+
+
+def test_a_list_of_mmaction2(videos):
+    lines = ''.join(f'{name} {labels[0]}\n' for name, labels in EXPECTED)
+    data = dataset(videos, write(videos, 'list.txt', lines + '\n'))
+    assert seen(data) == EXPECTED
+    assert data.metainfo['classes'] == ('0', '1')
+    write(videos, 'classes.txt', 'run\nwalk\n')
+    assert dataset(videos, 'list.txt').metainfo['classes'] == ('run', 'walk')
+
+
+def test_several_classes_a_clip(videos):
+    name = write(videos, 'list.txt', 'run/b.mp4 0 2\nwalk/c.avi 1\n')
+    data = dataset(videos, name, multi_class=True)
+    assert seen(data) == [('run/b.mp4', [0, 2]), ('walk/c.avi', [1])]
+    assert data[SampleIndex(0, (0, 0, 0))]['data_samples'].gt_score.tolist() == [1, 0, 1]
+
+
+def test_a_csv_with_names_sizes_and_a_choice_of_rows(videos):
+    rows = 'split,label,file,width,height,frames,fps\n'
+    for name, (h, w) in SIZES.items():
+        split = 'train' if 'run' in name else 'val'
+        rows += f'{split},{name.split("/")[0]},{name},{w},{h},9,10.0\n'
+    name = write(videos, 'manifest.csv', rows)
+    assert seen(dataset(videos, name)) == EXPECTED
+    chosen = dataset(videos, name, where=dict(split='val'), metainfo=dict(classes=['run', 'walk']))
+    assert seen(chosen) == EXPECTED[2:]
+    info = chosen.get_data_info(0)
+    assert (info['height'], info['width'], info['num_frames'], info['fps']) == (32, 96, 9, 10.0)
+
+
+def test_folders_of_frames_and_of_pictures(tmp_path):
+    for label in ('one', 'two'):
+        for clip in ('x', 'y'):
+            folder = tmp_path / 'clips' / label / clip
+            folder.mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(frame_of(i)).save(folder / f'img_{i:05d}.jpg')
+    frames = dataset(tmp_path, kind='frames')
+    assert (len(frames), frames.metainfo['classes']) == (4, ('one', 'two'))
+    assert frames[SampleIndex(3, (0, 0, 3))]['inputs'].shape[2] == 3
+    listed = dataset(tmp_path, write(tmp_path, 'list.txt', 'one/x 3 0\ntwo/y 3 1\n'), kind='frames')
+    assert [listed.get_data_info(i)['num_frames'] for i in range(2)] == [3, 3]
+    pictures = dataset(tmp_path, kind='pictures')
+    assert len(pictures) == 12
+    assert pictures[SampleIndex(3, (0, 0, 3))]['inputs'].shape[:3] == (1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('run/b.mp4\n', r"list\.txt, line 1: 'run/b\.mp4' is not PATH LABEL"),
+        ('run/b.mp4 0\n\n3\n', r"line 3: '3' is not PATH LABEL"),
+        ('run/b.mp4 7\n', r"line 1: the label '7' is neither the number of a class, 0 to 1, nor"),
+        ('run/b.mp4 -1\n', "the label '-1' is neither"),
+        ('', r'list\.txt lists no clips'),
+    ],
+)
+def test_lines_that_do_not_parse_are_named(videos, text, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(videos, write(videos, 'list.txt', text), metainfo=dict(classes=['run', 'walk']))
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('name,label\na,b\n', r"manifest\.csv: its columns are \['name', 'label'\], it needs"),
+        ('file,class\na,b\n', r"\['label'\] missing"),
+        ('file,label\nrun/b.mp4\n', r'line 2: has not as many fields as the header, 2'),
+        ('file,label,frames\nrun/b.mp4,run,many\n', r'line 2: invalid literal'),
+    ],
+)
+def test_rows_that_do_not_parse_are_named(videos, text, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(videos, write(videos, 'manifest.csv', text))
+
+
+def test_missing_folders_and_lists_are_named_with_the_way_out(videos):
+    with pytest.raises(ValueError, match=r'no folder of clips at .*/none: set data_root'):
+        dataset(videos, data_prefix=dict(clips='none'))
+    with pytest.raises(ValueError, match=r'no list of clips at .*none\.txt: set ann_file'):
+        dataset(videos, 'none.txt')
+    (videos / 'clips' / 'sit').mkdir()
+    with pytest.raises(ValueError, match=r'sit: a class without videos'):
+        dataset(videos)
+    with pytest.raises(ValueError, match="kind='clips', choose from"):
+        dataset(videos, kind='clips')
+
+
+def test_sizes_are_scanned_once_and_plan_what_is_loaded(videos):
+    data = dataset(videos)
+    data.complete_sizes()
+    for i in range(4):
+        index = SampleIndex(i, (0, 0, i))
+        clip = data[index]['inputs']
+        steps, (h, w) = -(-clip.shape[2] // 2), clip.shape[3:]
+        assert data.num_tokens(index) == steps * h * w // 256
+
+
+def broken(root, name='run/b.mp4'):
+    (root / 'clips' / name).write_bytes(b'no video')
+    return root
+
+
+def test_a_broken_clip_is_replaced_in_training_and_named_once(videos, caplog):
+    data = dataset(broken(videos))
+    data.complete_sizes()
+    index = SampleIndex(1, (0, 0, 1))
+    samples = [data[index] for _ in range(2)]
+    paths = {sample['data_samples'].video_path for sample in samples}
+    assert len(paths) == 1
+    assert not paths.pop().endswith('run/b.mp4')
+    assert [file for _, file in data.bad_samples] == [str(videos / 'clips/run/b.mp4')]
+
+
+def test_a_broken_clip_is_wrong_in_testing(videos):
+    data = dataset(broken(videos), test_mode=True)
+    sample = data[1]
+    assert sample['data_samples'].bad is True
+    assert sample['inputs'].shape == (1, 3, 1, 16, 16)
+    assert sample['data_samples'].gt_label.tolist() == [0]
+    assert not data[0]['data_samples'].get('bad', False)
+    assert [i for i, _ in data.bad_samples] == [1]
+
+
+def test_a_clip_cut_off_is_known_by_its_header(videos):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for _ in range(60)]
+    file = videos / 'clips/run/b.mp4'
+    write_video(file, content=noise, options={'movflags': 'faststart'})
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 6 // 10])
+    data = dataset(videos)
+    data.complete_sizes()
+    assert 'run/b.mp4' not in data[SampleIndex(1, (0, 0, 1))]['data_samples'].video_path
+    assert len(data.bad_samples) == 1
+
+
+def test_a_size_that_the_list_tells_wrong_is_bad(videos):
+    rows = 'label,file,width,height,frames,fps\nrun,run/b.mp4,64,48,9,10\n'
+    data = dataset(videos, write(videos, 'manifest.csv', rows))
+    with pytest.raises(BadSampleError, match='64 x 48 pixels .* the list says 48 x 64'):
+        data._run_pipeline(0, data._seed_of(SampleIndex(0, (0, 0, 0))), None)
+
+
+def test_other_files_beside_the_clips_are_left_out_and_said(videos, caplog):
+    shutil.copy(videos / 'clips/run/b.mp4', videos / 'clips/run/notes.txt')
+    logger = logging.getLogger('mmengine')
+    logger.propagate = True
+    assert len(dataset(videos)) == 4
