@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from navit_backbone.backbone import NaViTBackbone
-from navit_backbone.packing import Size
+from navit_backbone.packing import PackedPatches, Size
 
 _STOCK_PATCH = 16
+_MOST_NAMED = 8
+
+
+class BatchCost(NamedTuple):
+    """What a batch is, as the loader gives it."""
+
+    tokens: int  # of the pictures or clips themselves
+    padded: int  # that as many of the largest would have
+    examples: int
+    text: str  # its sizes, in words
 
 
 class BatchTokens:
@@ -30,6 +40,20 @@ class BatchTokens:
         divisors = (getattr(pads, name, None) for name in ('pad_size_divisor', 'size_divisor'))
         self.divisor: int = next((divisor for divisor in divisors if divisor), 1)
 
+    def of(self, data_batch: Mapping[str, Any]) -> BatchCost:
+        """The cost of a batch of pictures, or of packed clips."""
+        inputs = data_batch['inputs']
+        if inputs and isinstance(inputs[0], PackedPatches):
+            return _cost_of_packs(inputs)
+        sizes = sizes_of(data_batch)
+        height, width = self.canvas(sizes)
+        tokens, padded = self.real(sizes), self.padded(sizes)
+        text = (
+            f'{len(sizes)} pictures of {_named(sizes)} pixels (height x width): {tokens:,} tokens, '
+            f'and {padded:,} on the canvases of {height} x {width}, which the head computes whole'
+        )
+        return BatchCost(tokens, padded, len(sizes), text)
+
     def real(self, sizes: Sequence[Size]) -> int:
         """The patches of the pictures, a part of one at the border counted as one."""
         patch = self.patch_size
@@ -44,6 +68,22 @@ class BatchTokens:
     def padded(self, sizes: Sequence[Size]) -> int:
         """The patches of as many canvases."""
         return len(sizes) * self.real([self.canvas(sizes)])
+
+
+def _cost_of_packs(packs: Sequence[PackedPatches]) -> BatchCost:
+    tokens = sum(int(item.lengths.sum()) for item in packs)
+    padded = sum(item.num_examples * int(item.lengths.max()) for item in packs)
+    grids = [tuple(grid) for grid in packs[0].grids.tolist()]
+    text = (
+        f'{len(grids)} clips of {_named(grids)} patches (time x height x width): {tokens:,} tokens'
+    )
+    return BatchCost(tokens, padded, len(grids), text)
+
+
+def _named(sizes: Sequence[tuple[int, ...]]) -> str:
+    more = len(sizes) - _MOST_NAMED
+    named = ', '.join(' x '.join(map(str, size)) for size in sizes[:_MOST_NAMED])
+    return f'{named} and {more} more' if more > 0 else named
 
 
 def sizes_of(data_batch: Mapping[str, Any]) -> list[Size]:

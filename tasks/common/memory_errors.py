@@ -12,13 +12,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
-from .batch_tokens import BatchTokens, sizes_of
+from .batch_tokens import BatchTokens
 from .resize import find_planner
 from .wrappers import inner_datasets
 
 # What allocators say. CUDA's error has a type of its own; the CPU's, cuDNN's and cuBLAS's have not.
 _SIGNS = ('out of memory', 'DefaultCPUAllocator', "can't allocate memory", 'ALLOC_FAILED')
-_MOST_NAMED = 8
 
 
 class BatchMemoryError(torch.OutOfMemoryError):
@@ -52,7 +51,7 @@ def _explained(
         except (RuntimeError, MemoryError) as error:
             if not _ran_out(error):
                 raise
-            batch = _describe(args[-1], count)
+            batch = count.of(args[-1]).text
             raise BatchMemoryError(
                 f'out of memory at {batch}. In use: {", ".join(_limits(name, loader))}. Ways out: '
                 f'{_ways_out(name)}. The allocator said: {" ".join(str(error).split())}'
@@ -64,17 +63,6 @@ def _explained(
 def _ran_out(error: Exception) -> bool:
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or any(sign in str(error) for sign in _SIGNS)
-
-
-def _describe(data_batch: Any, count: BatchTokens) -> str:
-    sizes = sizes_of(data_batch)
-    (height, width), more = count.canvas(sizes), len(sizes) - _MOST_NAMED
-    named = ', '.join(f'{h} x {w}' for h, w in sizes[:_MOST_NAMED])
-    return (
-        f'{len(sizes)} pictures of {named}{f" and {more} more" if more > 0 else ""} pixels (height '
-        f'x width): {count.real(sizes):,} tokens, and {count.padded(sizes):,} on the canvases of '
-        f'{height} x {width}, which the head computes whole'
-    )
 
 
 def _limits(name: str, loader: DataLoader) -> Iterator[str]:

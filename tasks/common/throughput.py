@@ -10,7 +10,7 @@ from mmengine.hooks import Hook, IterTimerHook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .batch_tokens import BatchTokens, sizes_of
+from .batch_tokens import BatchTokens
 
 
 @HOOKS.register_module()
@@ -18,7 +18,8 @@ class ThroughputHook(Hook):
     """Adds five figures to the lines of the training log, and so to JSON, TensorBoard and W&B.
 
     A step's `tokens` of the pictures themselves, `padded_tokens` that their canvases would have,
-    and `images`; `tokens_per_s`; and `data_wait`, the share of the time spent waiting for data.
+    and `images` (or clips, each view counted); `tokens_per_s`; and `data_wait`, the share of the
+    time spent waiting for data.
 
     Means over the steps since the line before, in the same epoch, and of all ranks together: the
     tokens of a step are those of all ranks. The ranks talk at these lines alone. Times are those
@@ -39,9 +40,9 @@ class ThroughputHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        sizes, hub = sizes_of(data_batch), runner.message_hub
+        cost, hub = self._count.of(data_batch), runner.message_hub
         waited, seconds = (hub.get_scalar(f'train/{k}').current() for k in ('data_time', 'time'))
-        step = (self._count.real(sizes), self._count.padded(sizes), len(sizes), waited, seconds)
+        step = (cost.tokens, cost.padded, cost.examples, waited, seconds)
         self._sums = [total + value for total, value in zip(self._sums, step, strict=True)]
         self._steps += 1
         if self.every_n_inner_iters(batch_idx, self._logger.interval) or self.end_of_epoch(
