@@ -44,7 +44,9 @@ _BY_NOW_COPIED = {
 
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs
-OWN_TASKS = {'navit_backbone.tasks.video': 'video'}  # without a framework's scope: by custom_imports
+OWN_TASKS = {
+    'navit_backbone.tasks.video': 'video'
+}  # without a framework's scope: by custom_imports
 
 
 def enter_task(cfg: Config, source: Path) -> None:

@@ -22,6 +22,7 @@ from .resize import find_planner
 from .sample import BadSampleError, SampleSeed, seeded
 from .video_reader import (
     VIDEO_SUFFIXES,
+    ClipReader,
     FrameFolder,
     Picture,
     folder_measure,
@@ -33,7 +34,7 @@ from .wording import few
 
 Kind = Literal['videos', 'frames', 'pictures']
 _KEYS = {'videos': 'video_path', 'frames': 'frame_dir', 'pictures': 'img_path'}
-_MEASURES: dict[str, Callable[[str], Measured]] = {
+MEASURES: dict[str, Callable[[str], Measured]] = {
     'videos': video_measure,
     'frames': folder_measure,
     'pictures': picture_measure,
@@ -83,7 +84,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             raise ValueError(f'kind={kind!r}, choose from {list(get_args(Kind))}')
         self.kind, self.multi_class, self.where = kind, multi_class, dict(where or {})
         self.class_file = class_file
-        self.measure = _MEASURES[kind]  # type: ignore[method-assign]
+        self.measure = MEASURES[kind]  # type: ignore[method-assign]
         super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(clips=''), **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
@@ -276,6 +277,13 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         return results
 
 
+def open_clip(kind: Kind, file: str, *, num_frames: int | None = None) -> ClipReader:
+    """The reader of a clip; of a folder that should have `num_frames` frames."""
+    if kind == 'videos':
+        return open_video(file)
+    return FrameFolder(file, num_frames=num_frames) if kind == 'frames' else Picture(file)
+
+
 @TRANSFORMS.register_module()
 class LoadClip(BaseTransform):
     """Open a clip: a video, a folder of frames or a picture; nothing is decoded yet but a frame.
@@ -286,12 +294,8 @@ class LoadClip(BaseTransform):
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        if 'video_path' in results:
-            reader = open_video(results['video_path'])
-        elif 'frame_dir' in results:
-            reader = FrameFolder(results['frame_dir'], num_frames=results.get('num_frames'))
-        else:
-            reader = Picture(results['img_path'])
+        kind = next(kind for kind, key in _KEYS.items() if key in results)
+        reader = open_clip(kind, results[_KEYS[kind]], num_frames=results.get('num_frames'))
         found = (*reader.size, reader.num_frames, reader.fps)
         measured = results.setdefault('measured', found)
         if tuple(measured[:2]) != reader.size:
