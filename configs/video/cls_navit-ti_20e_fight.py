@@ -1,8 +1,8 @@
 """ViT-Ti on tubelets from DeiT's ImageNet weights: 94 clips of surveillance cameras to train on, 26
 held out, fight or no fight.
 
-16 frames of 2 s, at the clip's own shape, at most 1568 tokens (as 224 x 224 has). Cost and accuracy:
-not measured yet.
+16 frames of 2 s, at the clip's own shape, at most 1568 tokens (as 224 x 224 has). Cost and
+accuracy: not measured yet.
 
 NAVIT_DATA is the folder that holds `fight/` and `weights/` (unset: ../shared/data).
 python tools/train.py configs/video/cls_navit-ti_20e_fight.py
