@@ -100,6 +100,7 @@ def test_colours_become_numbers(tmp_path, monkeypatch):
         ('0 0 0 paper\n', r'a\.png: 1 pixels .* \(1, 2, 3\) at x=1, y=0'),
         ('0 0 0\n', "line 1: '0 0 0' is not R G B NAME"),
         ('0 0 300 sky\n', 'line 1'),
+        ('sky\n', "line 1: 'sky' is not R G B NAME"),
         ('0 0 0 a\n0 0 0 b\n', r'line 2: the colour \(0, 0, 0\) has a class already'),
         ('0 0 0 ignored\n', 'names no class'),
     ],
@@ -110,6 +111,22 @@ def test_colours_that_are_not_told(tmp_path, monkeypatch, lines, told):
     command = ['masks', tmp_path / 'coloured', '--colours', tmp_path / 'colours.txt']
     assert re.search(told, call(monkeypatch, prepare_data, *command, '--out', tmp_path / 'masks'))
     assert not list(tmp_path.rglob('masks/*'))
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '1 20 3 long grass 2',
+        '1,20,3 long grass 2',
+        'long grass 2: (1, 20, 3)',
+        '(1,20,3): long grass 2',
+        'long grass 2 1 20 3',
+        ' long grass 2: [1, 20, 3] ',
+    ],
+)
+def test_ways_to_write_a_colour(tmp_path, line):
+    (tmp_path / 'colours.txt').write_text(line + '\n')
+    assert conversion.read_colours(tmp_path / 'colours.txt') == ({(1, 20, 3): 0}, ['long grass 2'])
 
 
 def test_a_stopped_conversion_goes_on(tmp_path):

@@ -1,10 +1,13 @@
 """The doctor finds what does not fit together in the config of a segmentor."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from PIL import Image
 
 from navit_backbone.tasks.common.classes import follow_classes, override
 from navit_backbone.tasks.common.sample_set import write_sample_set
@@ -15,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / 'configs/segmentation/segmenter_navit-ti_20e_sample.py'
 ARCH = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=32)
 
-ONE = dict(classes=['paper'])
+ONE, TWO = dict(classes=['paper']), dict(classes=['paper', 'ring'])
 WITHOUT = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
 
 
@@ -48,6 +51,30 @@ def findings(cfg):
     return list(examine())
 
 
+def problems(cfg):
+    return {item.name: item.problem for item in findings(cfg) if item.problem}
+
+
+def test_masks_of_0_and_255_are_known(healthy, sample, tmp_path):
+    shutil.copytree(sample, tmp_path / 'set')
+    for file in (tmp_path / 'set').rglob('*.png'):
+        labels = np.array(Image.open(file))
+        if labels.ndim == 2:
+            Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(file)
+    override(healthy, {'data_root': str(tmp_path / 'set')})
+    told = problems(healthy)['train_dataloader: label maps']
+    assert "only 'paper' has pixels" in told
+    assert 'write 1 in its place' in told
+
+
+def test_pictures_of_training_in_the_evaluation_are_named(healthy):
+    train = healthy.train_dataloader.dataset
+    healthy.val_dataloader.dataset.update(
+        data_prefix=train.data_prefix, ann_file=train.get('ann_file', '')
+    )
+    assert '3 of 3 are in training too' in problems(healthy)['val_dataloader: pictures']
+
+
 def test_a_config_that_fits_has_no_problem(healthy):
     found = findings(healthy)
     assert not [item for item in found if item.problem]
@@ -68,8 +95,9 @@ def test_a_config_that_fits_has_no_problem(healthy):
             'model.decode_head.loss_decode',
             'over ignored pixels too',
         ),
-        ({'train_dataloader.dataset.metainfo': ONE}, 'classes', 'classes differ'),
-        ({'val_dataloader.dataset.metainfo': ONE}, 'val_dataloader: label maps', 'are 1 labels'),
+        ({'train_dataloader.dataset.metainfo': TWO}, 'classes', 'classes differ'),
+        ({'val_dataloader.dataset.metainfo': TWO}, 'val_dataloader: label maps', 'are 2 labels'),
+        ({'val_dataloader.dataset.metainfo': ONE}, 'val_dataloader', 'one class alone'),
         ({'train_dataloader.dataset.pipeline': WITHOUT}, 'pipeline', 'no transform loads label'),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,83 @@ def test_a_mixed_batch_gives_the_figures_of_batch_1(checkpoint, options, monkeyp
     batch = figures(monkeypatch, checkpoint, several, tmp_path)
     for key in ('aAcc', 'mIoU', 'mAcc', 'mBIoU'):
         assert batch[key] == pytest.approx(single[key], abs=0.011), key
+
+
+def relabelled(sample, folder, split, change):
+    """A copy of the set whose label maps of a split are changed."""
+    shutil.copytree(sample, folder)
+    files = sorted((folder / 'masks' / split).glob('*.png'))
+    assert files, f'no label maps of {split} in {folder}'
+    for file in files:
+        labels = np.array(Image.open(file))
+        Image.fromarray(change(labels).astype(np.uint8)).save(file)
+    return folder
+
+
+def test_label_maps_of_the_evaluation_are_read_before_the_first_step(sample, monkeypatch, tmp_path):
+    folder = relabelled(sample, tmp_path / 'set', 'val', lambda labels: labels + 70)
+    work = tmp_path / 'work'
+    told = call(
+        monkeypatch,
+        train,
+        CONFIG,
+        '--work-dir',
+        work,
+        '--cfg-options',
+        f'data_root={folder}',
+        *QUICK,
+    )
+    assert told.startswith('error: 3 of 3 label maps cannot be evaluated')
+    assert 'have the labels 70' in told
+    assert not list(work.glob('*.pth'))
+
+
+def test_maps_in_colours_are_told_in_a_sentence(sample, monkeypatch, tmp_path):
+    folder = relabelled(sample, tmp_path / 'set', 'train', lambda labels: np.stack([labels] * 3, 2))
+    arguments = ['--work-dir', tmp_path, '--cfg-options', f'data_root={folder}', *QUICK]
+    told = call(monkeypatch, train, CONFIG, *arguments)
+    assert told.startswith('error: not one label map can be used')
+    assert 'prepare_data.py masks' in told
+
+
+def test_a_training_set_of_one_class_is_said(sample, monkeypatch, tmp_path, capsys):
+    folder = relabelled(
+        sample, tmp_path / 'set', 'train', lambda labels: np.where(labels > 0, 255, 0)
+    )
+    arguments = ['--work-dir', tmp_path, '--cfg-options', f'data_root={folder}', *QUICK]
+    assert call(monkeypatch, train, CONFIG, *arguments) is None
+    told = capsys.readouterr()
+    assert "only 'paper' has pixels" in told.out + told.err
+
+
+def test_classes_in_another_order_than_in_training_are_refused(
+    checkpoint, options, monkeypatch, tmp_path
+):
+    mixed = f'classes={[*CLASSES[1:], CLASSES[0]]}'.replace(' ', '')
+    told = call(monkeypatch, test, CONFIG, checkpoint, '--work-dir', tmp_path, *options, mixed)
+    assert 'in another order (class 0 is' in told
+
+
+def test_predict_never_draws_over_a_picture(checkpoint, options, monkeypatch, tmp_path):
+    picture = tmp_path / 'photo.png'
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
+    before = picture.read_bytes()
+    told = call(monkeypatch, predict, CONFIG, checkpoint, picture, '--out-dir', tmp_path, *options)
+    assert 'which the drawing would take the place of' in told
+    assert picture.read_bytes() == before
+
+
+def test_a_published_model_is_found_by_the_name_it_was_to_have(
+    checkpoint, options, monkeypatch, tmp_path
+):
+    picture = tmp_path / 'photo.png'
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(picture)
+    (tmp_path / 'mine-12345678.safetensors').write_bytes(b'')
+    told = call(
+        monkeypatch, predict, tmp_path / 'mine.safetensors', picture, '--out-dir', tmp_path / 'out'
+    )
+    assert 'did you mean' in told
+    assert 'mine-12345678.safetensors' in told
 
 
 def test_two_processes_give_the_figures_of_one(checkpoint, options, monkeypatch, tmp_path):

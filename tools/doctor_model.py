@@ -28,7 +28,11 @@ from navit_backbone.tools.doctor_heads import (
     check_strides,
     said,
 )
-from navit_backbone.tools.doctor_segmentation import check_decode_heads, check_label_maps
+from navit_backbone.tools.doctor_segmentation import (
+    check_apart,
+    check_decode_heads,
+    check_label_maps,
+)
 
 PREPROCESSORS = {'mmdet': 'NaViTDetDataPreprocessor', 'mmseg': 'NaViTSegDataPreprocessor'}
 
@@ -58,6 +62,7 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
     yield from check_positions(model, datasets)
     if cfg.default_scope == 'mmseg':
         yield from check_label_maps(datasets)
+        yield from check_apart(datasets)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
-from rich.progress import track
 from torch import nn
 
 from navit_backbone.tasks.common.wording import few
 from navit_backbone.tools.doctor import Finding
-from navit_backbone.tools.doctor_config import MISTAKES, told
 from navit_backbone.tools.doctor_heads import Maps
 
 NUM_READ = 50  # label maps of a data set that are read
@@ -103,23 +100,21 @@ def check_label_maps(datasets: Mapping[str, Any]) -> Iterator[Finding]:
                 'after it',
             )
             continue
-        yield _counted(f'{split}_dataloader: label maps', dataset, steps[0])
+        yield _counted(f'{split}_dataloader: label maps', dataset)
 
 
-def _counted(name: str, dataset: Any, loader: Any) -> Finding:
-    read = TRANSFORMS.build(dict(type='LoadImageFromFile'))
+def _counted(name: str, dataset: Any) -> Finding:
+    from navit_backbone.tasks.segmentation.label_check import one_class_alone, read_label_maps
+
     chosen = range(0, len(dataset), max(1, len(dataset) // NUM_READ))
-    pixels = np.zeros(256, dtype=np.int64)
-    for index in track(chosen, 'reading label maps', transient=True):
-        try:
-            labels = loader(read(dataset.get_data_info(index)))['gt_seg_map']
-        except MISTAKES as error:
-            return Finding(name=name, found='', problem=told(error))
-        pixels += np.bincount(labels.ravel(), minlength=256)
-    classes = dataset.metainfo['classes']
+    maps = read_label_maps(dataset, chosen)
+    if maps.faults:
+        count = f'{len(maps.faults)} of the {maps.num_read} that were read cannot be used'
+        return Finding(name=name, found='', problem=f'{count}; {maps.faults[0]}')
+    pixels, classes = maps.pixels, dataset.metainfo['classes']
     absent = [classes[i] for i in np.flatnonzero(pixels[: len(classes)] == 0)]
     share = pixels[dataset.ignore_index] / max(1, pixels.sum())
-    found = f'{len(chosen)} of {len(dataset)} read, {100 * share:.1f} % of the pixels ignored'
+    found = f'{maps.num_read} of {len(dataset)} read, {100 * share:.1f} % of the pixels ignored'
     if pixels[: len(classes)].sum() == 0:
         return Finding(
             name=name,
@@ -127,7 +122,26 @@ def _counted(name: str, dataset: Any, loader: Any) -> Finding:
             problem=f'{found}: no pixel has a class',
             fix='look at reduce_zero_label, and at the numbers in the label maps',
         )
+    if problem := one_class_alone(dataset, maps):
+        return Finding(name=name, found='', problem=problem, fix='look at the numbers in the maps')
     note = f'{len(absent)} of {len(classes)} classes have no pixel in these: {few(absent)}'
     if dataset.reduce_zero_label and classes[-1] in absent:
         note += '; if it is because reduce_zero_label shifts them, leave it out'
     return Finding(name=name, found=found, note=note if absent else '')
+
+
+def check_apart(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether pictures that a model learns from are among those that it is evaluated on."""
+    pictures = {
+        split: {str(data.get_data_info(i)['img_path']) for i in range(len(data))}
+        for split, data in datasets.items()
+        if hasattr(data, 'reduce_zero_label')
+    }
+    for split in ('val', 'test'):
+        if both := sorted(pictures.get('train', set()) & pictures.get(split, set())):
+            yield Finding(
+                name=f'{split}_dataloader: pictures',
+                found='',
+                problem=f'{len(both)} of {len(pictures[split])} are in training too: {few(both)}',
+                fix='take them out of one of the two lists',
+            )

@@ -84,8 +84,7 @@ def _device(text: str) -> str:
 def predict(args: argparse.Namespace) -> int:
     """Predict picture by picture; 3 where some were skipped."""
     files = find_pictures(args.inputs, args.out_dir)
-    if not args.checkpoint.is_file():
-        raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
+    check_there(args.checkpoint)
     cfg = config_for(args)
     model_side, output_side = tools_for(cfg.default_scope)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
@@ -114,6 +113,15 @@ def predict(args: argparse.Namespace) -> int:
     status = report(content, args.out_dir)
     print(output.summary())
     return status
+
+
+def check_there(checkpoint: Path) -> None:
+    """Raise where no file is at `checkpoint`: tools/publish.py adds digits to names."""
+    if checkpoint.is_file():
+        return
+    near = sorted(checkpoint.parent.glob(f'{checkpoint.stem}-*{checkpoint.suffix}'))
+    way = f'did you mean {near[0]}?' if near else 'give a file of a work dir'
+    raise ValueError(f'no checkpoint at {checkpoint}: {way}')
 
 
 def config_for(args: argparse.Namespace) -> Config:
@@ -173,6 +181,13 @@ def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
             target = target.with_stem(f'{stem}_{number}')
         taken.add(target)
         files[file] = target
+    originals = {file.resolve() for file in files}
+    for file, target in files.items():
+        if (out_dir / target).resolve() in originals:
+            raise ValueError(
+                f'--out-dir {out_dir} holds {file}, which the drawing would take the place of: '
+                'set another folder'
+            )
     return files
 
 

@@ -38,6 +38,8 @@ def split(args: argparse.Namespace) -> None:
     """Two files of one: about a share of the pictures held out, and of those of each class too."""
     if args.annotations.is_dir():
         return split_folder(args)
+    if not args.annotations.exists():
+        raise ValueError(f'no file or folder at {args.annotations}: give a COCO JSON, or pictures')
     # imported here: what a task needs is not there in every set-up
     from navit_backbone.tasks.detection.split_set import split_annotations
 

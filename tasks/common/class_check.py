@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from .classes import APART
+from .published import classes_in
+from .wording import few
 
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Refuses a model that counts other classes than the data has, and splits that differ."""
+    """Refuses a model that counts other classes than the data has, and splits that differ.
+
+    And a test on data whose classes are those of the checkpoint's training in another order.
+    """
+
+    def __init__(self) -> None:
+        self._trained: tuple[str, ...] = ()  # the classes that the checkpoint knows
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        meta = checkpoint.get('meta')
+        self._trained = classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None)
 
     def before_train(self, runner: Runner) -> None:
         check_classes(runner.model, runner.train_dataloader.dataset)
@@ -27,6 +41,29 @@ class ClassCheckHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         check_classes(runner.model, runner.test_dataloader.dataset)
+        check_trained(self._trained, runner.test_dataloader.dataset)
+
+
+def check_trained(trained: Sequence[str], dataset: Any) -> None:
+    """Raise where a test counts the classes of a training in another order; say other names."""
+    names = list(dataset.metainfo['classes'])
+    if not trained or list(trained) == names:
+        return
+    if sorted(trained) == sorted(names):
+        first = next(
+            i for i, pair in enumerate(zip(trained, names, strict=True)) if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f'{named(dataset)} has the classes of the checkpoint in another order (class {first} '
+            f'is {names[first]!r}, in training it was {trained[first]!r}): give '
+            f'classes={list(trained)}'
+        )
+    print_log(
+        f'the checkpoint was trained on the classes {few(list(trained))}, {named(dataset)} has '
+        f'{few(names)}: they are matched by their numbers',
+        'current',
+        logging.WARNING,
+    )
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:

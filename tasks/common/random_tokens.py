@@ -31,7 +31,8 @@ class RandomTokens:
         if not 1 <= self.low_tokens <= self.high_tokens:
             raise ValueError(
                 f'random: low_tokens={self.low_tokens} must lie between 1 and '
-                f'high_tokens={self.high_tokens}'
+                f'high_tokens={self.high_tokens}, which is max_tokens where not given: lower '
+                'random.low_tokens with it'
             )
         for field, allowed in dict(
             by=('side', 'area'), distribution=('uniform', 'truncated_normal')

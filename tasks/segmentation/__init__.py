@@ -3,13 +3,14 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import data, head, metric, mixed_sizes, model, overlay_hook, preprocessor
+from . import data, head, label_check, metric, mixed_sizes, model, overlay_hook, preprocessor
 
 __all__ = [
     'backbone',
     'common',
     'data',
     'head',
+    'label_check',
     'metric',
     'mixed_sizes',
     'model',

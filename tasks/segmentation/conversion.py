@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ from rich.progress import track
 from ..common.overlay import IGNORED
 
 _NUM_THREADS = 8
+_NUMBERS = r'[(\[]?\s*(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)\s*[)\]]?'
+_COLOUR_FIRST = re.compile(rf'\s*{_NUMBERS}[\s,:]+(?P<name>.*\S)\s*')
+_COLOUR_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,=])\s*[:,=\s]\s*{_NUMBERS}\s*')
 
 # Cityscapes: `id` of each of the 19 classes that are evaluated, in order of `trainId`.
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -125,16 +129,23 @@ def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) 
 
 
 def read_colours(file: Path) -> tuple[dict[tuple[int, int, int], int], list[str]]:
-    """Lines of `R G B name` as the number of each colour, and the names; `ignored` is 255."""
+    """The number of each colour, and the names, of lines as `R G B NAME` or `NAME: (R, G, B)`.
+
+    The name `ignored` is 255.
+    """
     colours: dict[tuple[int, int, int], int] = {}
     names: list[str] = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         if not line.strip():
             continue
-        r, g, b, name = [*line.split(maxsplit=3), '', '', '', ''][:4]
-        if not all(part.isdecimal() and int(part) < 256 for part in (r, g, b)) or not name:
-            raise ValueError(f'{file}, line {number}: {line!r} is not R G B NAME, as 0 128 0 grass')
-        colour = (int(r), int(g), int(b))
+        found = _COLOUR_FIRST.fullmatch(line) or _COLOUR_LAST.fullmatch(line)
+        colour = found and tuple(int(found[part]) for part in 'rgb')
+        if not found or not colour or max(colour) > 255:
+            raise ValueError(
+                f'{file}, line {number}: {line!r} is not R G B NAME, as 0 128 0 grass, nor NAME: '
+                '(R, G, B); each of them is 0 to 255'
+            )
+        name = found['name']
         if colour in colours:
             raise ValueError(f'{file}, line {number}: the colour {colour} has a class already')
         if name == 'ignored':

@@ -139,6 +139,12 @@ class CheckedSegSamples(SeededSamples):
                     f'no folder at {folder}: set data_root to the folder of the data set, and '
                     f'data_prefix.{key} to the path within it'
                 )
+        classes = self.metainfo['classes']  # type: ignore[attr-defined]
+        if len(classes) < 2:
+            raise ValueError(
+                f'one class alone, {list(classes)}, and the pixels of all others are ignored: a '
+                'model would learn to say it everywhere; name what it is to be told from as well'
+            )
         found: list[dict[str, Any]] = super().load_data_list()  # type: ignore[misc]
         self._check_pairs(found)
         named = getattr(self, 'named', None) or type(self).METAINFO['classes']  # type: ignore[attr-defined]
@@ -231,8 +237,9 @@ class _Folder(BaseSegDataset):
         """The names in `ann_file`, all of which have to be there."""
         if not Path(self.ann_file).is_file():
             raise ValueError(
-                f'no list of pictures at {self.ann_file}: set ann_file to a file with a name a '
-                "line, or to '' for all pictures of the folder"
+                f'no list of pictures at {self.ann_file}: write it by `python '
+                "tools/prepare_data.py split`, set ann_file to a file with a name a line, or to '' "
+                'for all pictures of the folder'
             )
         lines = [line.strip() for line in Path(self.ann_file).read_text().splitlines()]
         names = [_stem(line.removesuffix(self.img_suffix)) for line in lines if line]
@@ -288,6 +295,8 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
     if not Path(file).is_file():
         if chosen:
             return tuple(chosen)
+        if not Path(file).parent.is_dir():
+            raise ValueError(f'there is no folder {Path(file).parent}: set data_root')
         raise ValueError(
             f'no class names at {file}: write one a line, the first that of label 0, or give '
             "metainfo=dict(classes=['...', ...])"
