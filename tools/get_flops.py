@@ -35,11 +35,11 @@ from navit_backbone.tasks.common.flops import (
 )
 from navit_backbone.tasks.common.wrappers import locate, planned_parts
 from navit_backbone.tools.command_line import (
-    TASKS,
     add_config_arguments,
     enter_task,
     read_config,
     run,
+    task_of,
 )
 
 if TYPE_CHECKING:  # a task is imported once its config was read
@@ -67,7 +67,7 @@ def get_flops(args: argparse.Namespace) -> None:
     """Print the tables; write what was asked for."""
     cfg = read_config(args.config, args.cfg_options)
     enter_task(cfg, args.config)
-    task = import_module(f'navit_backbone.tasks.{TASKS[cfg.default_scope]}.flops')
+    task = import_module(f'navit_backbone.tasks.{task_of(cfg, args.config)}.flops')
     batches = list(batches_of(cfg, args.split, args.max_images))
     print('running neck and head on four canvases ...', file=sys.stderr)
     costs = Costs(BackboneFlops(cfg.model.backbone), task.HeadFlops(cfg.model))

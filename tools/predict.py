@@ -1,4 +1,4 @@
-"""Find objects in pictures, or label their pixels.
+"""Find objects in pictures, label their pixels, or classify pictures and videos.
 
     python tools/predict.py CONFIG CHECKPOINT INPUT... --out-dir DIR
     python tools/predict.py MODEL.safetensors INPUT... --out-dir DIR
@@ -8,8 +8,9 @@ which is searched with all folders in it. DIR gets each picture with what was fo
 its own size, and predictions.json, whose images and categories have numbers of its own, listed with
 their file names and class names. Of a detector it has all objects in COCO's form: boxes as [x, y,
 width, height] in the pictures' own pixels, masks as run-length codes. Of a segmentor it has the
-share of each class, and DIR/labels/ the class of each pixel as a PNG of one channel. Exit status 3:
-some pictures were skipped.
+share of each class, and DIR/labels/ the class of each pixel as a PNG of one channel. A classifier
+takes videos too: DIR gets each with the best classes under its frames, and predictions.json the
+score of every class. Exit status 3: some were skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -37,6 +38,7 @@ from navit_backbone.tools.command_line import (
     mistake,
     read_config,
     run,
+    task_of,
 )
 from navit_backbone.tools.predict_output import tools_for
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from navit_backbone.tasks.common.inference import Predictor
 
 # What loading raises on a file that is broken or no picture.
+_KEPT = ('.jpg', '.jpeg', '.png', '.mp4')  # suffixes that what is drawn keeps
 UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
 
 
@@ -83,34 +86,33 @@ def _device(text: str) -> str:
 
 def predict(args: argparse.Namespace) -> int:
     """Predict picture by picture; 3 where some were skipped."""
-    files = find_pictures(args.inputs, args.out_dir)
     check_there(args.checkpoint)
     cfg = config_for(args)
-    model_side, output_side = tools_for(cfg.default_scope)
+    model_side, output_side = tools_for(task_of(cfg, args.config))
+    files = find_inputs(args.inputs, args.out_dir, model_side.suffixes)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     output = output_side(args.out_dir, predictor, args.score_thr)
-    images: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     for file, target in track(files.items(), description='predicting'):
         try:
-            image, found = look(predictor, file)
+            told, image, found = look(predictor, file)
         except SkippedError as error:
             skipped.append({'file_name': str(file), 'reason': str(error)})
             continue
-        height, width = image.shape[:2]
-        entry = {'id': len(images) + 1, 'file_name': str(file), 'height': height, 'width': width}
+        entry = {'id': len(entries) + 1, 'file_name': str(file), **told}
         output.write(image, found, entry, target)
-        images.append(entry)
+        entries.append(entry)
     content = {
         'config': str(args.config),
         'checkpoint': str(args.checkpoint),
         'categories': [{'id': i, 'name': name} for i, name in enumerate(predictor.classes)],
-        'images': images,
+        predictor.listed: entries,
         **output.content,
         'skipped': skipped,
     }
-    status = report(content, args.out_dir)
+    status = report(content, len(entries), args.out_dir)
     print(output.summary())
     return status
 
@@ -140,32 +142,32 @@ class SkippedError(ValueError):
     """Why a picture is left out, to follow its name; the others are predicted nevertheless."""
 
 
-def look(predictor: Predictor, file: Path) -> tuple[np.ndarray, Any]:
-    """A picture [h, w, 3] in RGB, and what is found in it."""
+def look(predictor: Predictor, file: Path) -> tuple[dict[str, Any], Any, Any]:
+    """What is to be said of a file, what is drawn on, and what is found in it."""
     try:
         results = predictor.read(file)
     except UNREADABLE as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise SkippedError(f'cannot be read ({reason})') from error
-    image = np.ascontiguousarray(results['img'][..., ::-1])
+    told, image = predictor.describe(results), predictor.shown(results)
     try:
-        return image, predictor.find(results)
+        return told, image, predictor.find(results)
     except ValueError as error:  # as of a picture too long for the positions
         if (reason := mistake(error)) is None:
             raise
         raise SkippedError(f'does not fit the model ({reason})') from error
 
 
-def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
-    """Every picture of the inputs, once, and where in `out_dir` it is drawn; two never meet."""
+def find_inputs(inputs: list[Path], out_dir: Path, suffixes: Sequence[str]) -> dict[Path, Path]:
+    """Every file of the inputs, once, and where in `out_dir` it is drawn; two never meet."""
     files: dict[Path, Path] = {}
     for item in inputs:
         if item.is_dir():
-            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in PICTURE_SUFFIXES)
+            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in suffixes)
             found = [file for file in found if not file.is_dir()]
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
             if not found:
-                raise ValueError(f'no pictures in {item}: looked for {" ".join(PICTURE_SUFFIXES)}')
+                raise ValueError(f'no pictures in {item}: looked for {" ".join(suffixes)}')
             files |= {file: file.relative_to(item) for file in found}
         elif item.is_file():
             files[item] = Path(item.name)
@@ -173,8 +175,9 @@ def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
             raise ValueError(f'no file or folder at {item}')
     taken: set[Path] = set()
     for file, target in files.items():
-        if target.suffix.lower() not in ('.jpg', '.jpeg', '.png'):
-            target = target.with_name(f'{target.name}.png')
+        if target.suffix.lower() not in _KEPT:
+            other = '.png' if target.suffix.lower() in PICTURE_SUFFIXES else '.mp4'
+            target = target.with_name(f'{target.name}{other}')
         number, stem = 1, target.stem
         while target in taken:
             number += 1
@@ -191,12 +194,14 @@ def find_pictures(inputs: list[Path], out_dir: Path) -> dict[Path, Path]:
     return files
 
 
-def report(content: dict[str, Any], out_dir: Path) -> int:
+def report(content: dict[str, Any], count: int, out_dir: Path) -> int:
     """Write predictions.json, say what is where, and give the exit status."""
     out = out_dir / 'predictions.json'
     out.write_text(json.dumps(content, indent=1) + '\n')
-    skipped, count = content['skipped'], len(content['images'])
-    drawn = f'{count} picture{"" if count == 1 else "s"} drawn'
+    skipped = content['skipped']
+    drawn = (
+        f'{count} {"clip" if "clips" in content else "picture"}{"" if count == 1 else "s"} drawn'
+    )
     print(f'{drawn} in {out_dir}; all that was found in {out}')
     for item in skipped:
         print(f'skipped: {item["file_name"]} {item["reason"]}', file=sys.stderr)

@@ -1,11 +1,13 @@
-"""What tools/predict.py writes of a picture: objects of a detector, regions of a segmentor."""
+"""What tools/predict.py writes of a picture or clip: objects, regions, or classes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from navit_backbone.tasks.common.overlay import label_picture, labelled, shares
 
@@ -85,12 +87,51 @@ class Regions:
         )
 
 
-def tools_for(scope: str) -> tuple[type[Predictor], type[Objects] | type[Regions]]:
-    """The model's side and the output's side of a task, by the `default_scope` of its configs."""
-    if scope == 'mmdet':
+class Classes:
+    """A score for each class: the best ones under every frame, all of them listed."""
+
+    def __init__(self, out_dir: Path, predictor: Predictor, score_thr: float) -> None:
+        self.out_dir = out_dir
+        self.classes, self.colours = predictor.classes, predictor.palette
+        self.content: dict[str, Any] = {}
+        self.best: Counter[str] = Counter()
+
+    def write(self, image: None, scores: np.ndarray, entry: dict[str, Any], target: Path) -> None:
+        """Draw the clip that the `entry` names, and note all scores there."""
+        from navit_backbone.tasks.common.video_reader import read_picture
+        from navit_backbone.tasks.video.inference import panel, under, write_labelled
+
+        best = self.classes[int(scores.argmax())]
+        self.best[best] += 1
+        entry['class'] = best
+        listed = zip(self.classes, scores.tolist(), strict=True)
+        entry['scores'] = {name: round(score, 6) for name, score in listed}
+        file, out = Path(entry['file_name']), self.out_dir / target
+        out.parent.mkdir(parents=True, exist_ok=True)
+        labels = panel(max(entry['width'], 240), self.classes, scores, self.colours)
+        if out.suffix.lower() == '.mp4':
+            write_labelled(file, out, labels)
+        else:
+            Image.fromarray(under(read_picture(str(file)), labels)).save(out, quality=92)
+
+    def summary(self) -> str:
+        """How many clips are of each class, the most frequent first."""
+        return ', '.join(f'{count} of {name}' for name, count in self.best.most_common(8))
+
+
+Output = type[Objects] | type[Regions] | type[Classes]  # all are called and used alike
+
+
+def tools_for(task: str) -> tuple[type[Predictor], Output]:
+    """The model's side and the output's side of a task."""
+    if task == 'detection':
         from navit_backbone.tasks.detection.inference import Detector
 
         return Detector, Objects
+    if task == 'video':
+        from navit_backbone.tasks.video.inference import Classifier
+
+        return Classifier, Classes
     from navit_backbone.tasks.segmentation.inference import Segmentor
 
     return Segmentor, Regions

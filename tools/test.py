@@ -17,12 +17,12 @@ from mmengine.registry import METRICS
 
 from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tools.command_line import (
-    TASKS,
     add_config_arguments,
     build_runner,
     enter_task,
     read_config,
     run,
+    task_of,
     without_pretraining,
 )
 from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
@@ -73,7 +73,7 @@ def test(args: argparse.Namespace) -> None:
         show(cfg, args.show_dir)
     if args.tta:
         enter_task(cfg, args.config)
-        import_module(f'navit_backbone.tasks.{TASKS[cfg.default_scope]}.inference').with_flips(cfg)
+        import_module(f'navit_backbone.tasks.{task_of(cfg, args.config)}.inference').with_flips(cfg)
     if args.tokens:
         report(curve(cfg, budgets_of(args.tokens)), Path(cfg.work_dir))
         return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from mmcv.transforms import Compose
 from mmengine.config import Config, ConfigDict
 from mmengine.model.utils import revert_sync_batchnorm
@@ -16,6 +17,7 @@ from torch import nn
 from .classes import class_names, set_num_classes
 from .loaded_weights import check_fit
 from .palette import palette
+from .picture_sizes import PICTURE_SUFFIXES
 from .published import classes_in, palette_in
 
 
@@ -23,7 +25,11 @@ class Predictor:
     """A model and its test pipeline. Tasks add what they find in a picture, and how it is drawn.
 
     `checkpoint` may be a published model; its class names and colours are those of its training.
+    `suffixes` are those of the files that it takes, `listed` what predictions.json calls them.
     """
+
+    suffixes: ClassVar[tuple[str, ...]] = PICTURE_SUFFIXES
+    listed = 'images'
 
     def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
         content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
@@ -39,6 +45,15 @@ class Predictor:
         """The picture as the pipeline's first transform loads it; whatever that raises."""
         results: dict[str, Any] = self.load({'img_path': str(file), 'img_id': 0})
         return results
+
+    def describe(self, results: dict[str, Any]) -> dict[str, Any]:
+        """What predictions.json says of a picture that was read."""
+        height, width = results['img'].shape[:2]
+        return {'height': height, 'width': width}
+
+    def shown(self, results: dict[str, Any]) -> Any:
+        """The picture [h, w, 3] in RGB, to draw on."""
+        return np.ascontiguousarray(results['img'][..., ::-1])
 
     def find(self, results: dict[str, Any]) -> Any:
         """What is found in a picture that was read, in the picture's own pixels."""

@@ -111,7 +111,7 @@ class PyAVReader:
             with av.open(self.file) as container:
                 for number, frame in enumerate(container.decode(video=0)):
                     if number in wanted:
-                        frames[number] = _upright(frame)
+                        frames[number] = upright(frame)
                     if len(frames) == len(wanted):
                         break
         except (av.error.FFmpegError, IndexError) as error:
@@ -140,7 +140,7 @@ class VideoHeader:
                 stamps = [p.pts for p in container.demux(stream) if p.size]
                 base = float(stream.time_base or 0)
             with av.open(file) as container:
-                self.size = _upright(next(container.decode(video=0))).shape[:2]
+                self.size = upright(next(container.decode(video=0))).shape[:2]
         except (av.error.FFmpegError, StopIteration) as error:
             raise UnreadableVideoError(f'PyAV: {_line(error)}') from error
         self.num_frames = len(stamps)
@@ -227,7 +227,7 @@ def picture_measure(file: str) -> Measured:
     return (*picture_size(file), 1, 1.0)
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def upright(frame: av.VideoFrame) -> np.ndarray:
     """Turned as its display matrix asks, by quarters, anticlockwise."""
     array = frame.to_ndarray(format='rgb24')
     quarters = round(frame.rotation / 90) % 4

@@ -1,0 +1,133 @@
+"""The commands that a user types, for clips: train, test, predict, publish."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_files import frame_of, write_video
+from commands import NO_WORKERS, call
+from PIL import Image
+
+from navit_backbone.tasks.common.video_reader import open_video
+from navit_backbone.tools import predict, publish, test, train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / 'configs/video/cls_navit-ti_20e_fight.py'
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+    """Bright clips and dark ones, of several sizes and lengths; one of each split is broken."""
+    folder = tmp_path_factory.mktemp('clips')
+    rows = 'split,label,file\n'
+    for split, count in (('train', 6), ('val', 4)):
+        for number in range(count):
+            label = ('dark', 'bright')[number % 2]
+            name = f'{split}{number}.mp4'
+            level = 200 if label == 'bright' else 30
+            size = (32 + 16 * (number % 3), 64)
+            frame = np.full((*size, 3), level, np.uint8)
+            write_video(folder / name, content=[frame] * (3 + 2 * number))
+            rows += f'{split},{label},{name}\n'
+        (folder / f'{split}_broken.mp4').write_bytes(b'nothing')
+        rows += f'{split},dark,{split}_broken.mp4\n'
+    (folder / 'manifest.csv').write_text(rows)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def options(clips):
+    pipelines = [
+        f'{split}_dataloader.dataset.pipeline.1.max_tokens=64' for split in ('train', 'val', 'test')
+    ]
+    return [
+        '--cfg-options', f'data_root={clips}', 'model.backbone.init_cfg=None',
+        'model.backbone.arch.num_layers=1', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+        'train_dataloader.batch_sampler.max_tokens=192',
+        'train_dataloader.batch_sampler.steps_per_epoch=3',
+        'train_dataloader.dataset.pipeline.1.random.low_tokens=32', *pipelines, *NO_WORKERS,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def trained(options, tmp_path_factory):
+    """The checkpoint of a training that met a broken file, and what it said."""
+    work = tmp_path_factory.mktemp('work')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv('XDG_CACHE_HOME', str(work / 'cache'))
+        assert call(monkeypatch, train, CONFIG, '--work-dir', work, *options) is None
+    return work / 'epoch_1.pth', next(work.glob('2*/*.log')).read_text()
+
+
+def test_a_training_with_a_broken_clip_ends_and_names_it(trained):
+    _, log = trained
+    assert '1 of 7 samples were bad and were replaced' in log
+    assert 'train_broken.mp4' in log
+    assert 'val_broken.mp4' in log
+    assert '1 of 5 clips could not be read and count as wrong' in log
+
+
+def test_figures_do_not_depend_on_the_batch(trained, options, monkeypatch, tmp_path):
+    figures = []
+    for size in (1, 4):
+        out = tmp_path / f'{size}.json'
+        arguments = ['--work-dir', tmp_path / 'work', '--out', out, *options]
+        more = [
+            f'test_dataloader.batch_size={size}',
+            f'test_evaluator.output_dir={tmp_path}/{size}',
+        ]
+        assert call(monkeypatch, test, CONFIG, trained[0], *arguments, *more) is None
+        figures.append(json.loads(out.read_text()))
+    assert figures[0]['top1'] == figures[1]['top1'] <= 80
+    scores = [
+        json.loads((tmp_path / str(size) / 'predictions.json').read_text())['clips']
+        for size in (1, 4)
+    ]
+    for one, other in zip(*scores, strict=True):
+        assert one['file'] == other['file']
+        if one['scores'] is not None:
+            assert np.allclose(one['scores'], other['scores'], atol=1e-5)
+
+
+def predicted(monkeypatch, out, *arguments):
+    return call(monkeypatch, predict, *arguments, '--out-dir', out)
+
+
+def test_predict_writes_labelled_videos_and_all_scores(
+    trained, options, clips, monkeypatch, tmp_path, capsys
+):
+    photo = tmp_path / 'photo.png'
+    Image.fromarray(frame_of(20, (40, 50))).save(photo)
+    out = tmp_path / 'out'
+    code = predicted(monkeypatch, out, CONFIG, trained[0], clips, photo, *options)
+    assert code == 3
+    told = json.loads((out / 'predictions.json').read_text())
+    assert [Path(item['file_name']).name for item in told['skipped']] == [
+        'train_broken.mp4', 'val_broken.mp4'
+    ]  # fmt: skip
+    assert len(told['clips']) == 11
+    for entry in told['clips']:
+        assert entry['class'] == max(entry['scores'], key=entry['scores'].get)
+        assert sum(entry['scores'].values()) == pytest.approx(1, abs=1e-4)
+    before, after = (open_video(str(folder / 'train3.mp4')) for folder in (clips, out))
+    assert after.num_frames == before.num_frames
+    assert np.allclose(after.times, before.times, atol=0.01)
+    h, w = before.size
+    shown = after.read([2])[0]
+    assert shown.shape[0] > h
+    assert np.abs(shown[:h, :w].astype(int) - before.read([2])[0]).mean() < 3
+    assert shown[h:].std() > 10
+    assert (out / 'photo.png').is_file()
+
+
+def test_a_published_model_gives_the_same_scores(trained, options, clips, monkeypatch, tmp_path):
+    assert call(monkeypatch, publish, trained[0], tmp_path / 'model.safetensors') is None
+    (model,) = tmp_path.glob('model-*.safetensors')
+    scores = []
+    for name, arguments in (('one', [CONFIG, trained[0]]), ('two', [model])):
+        more = options if name == 'one' else []
+        predicted(monkeypatch, tmp_path / name, *arguments, clips / 'val1.mp4', *more)
+        told = json.loads((tmp_path / name / 'predictions.json').read_text())
+        scores.append(told['clips'][0]['scores'])
+    assert scores[0] == scores[1]
