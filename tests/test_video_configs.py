@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-import navit_backbone.tasks.video  # noqa: F401  registers
 from navit_backbone.tasks.common.classes import follow_classes, override
+from navit_backbone.tasks.video.motions import MOTIONS
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted((ROOT / 'video').glob('*.py'))
@@ -70,6 +70,12 @@ def write_data_of(cfg, folder):
         if (listed := data.get('ann_file', '')).endswith('.txt'):
             (folder / listed).write_text(lines)
     (folder / 'manifest.csv').write_text(rows)
+    if moves(cfg):
+        (folder / 'classes.txt').write_text('\n'.join(MOTIONS))
+
+
+def moves(cfg):
+    return 'motions' in cfg.train_dataloader.dataset.data_root
 
 
 @pytest.fixture
@@ -91,7 +97,7 @@ def make(tmp_path):
 @every_config
 def test_one_loss_and_one_predict_step(path, make):
     cfg = make(path)
-    assert len(follow_classes(cfg)) == 2
+    assert len(follow_classes(cfg)) == (8 if 'left' in str(cfg.train_pipeline) else 2)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()

@@ -4,11 +4,13 @@
     python tools/prepare_data.py split ANNOTATIONS.json --out data/mine/annotations
     python tools/prepare_data.py split PICTURES/ --out data/mine
     python tools/prepare_data.py masks COLOURED/ --colours COLOURS.txt --out data/mine/masks
+    python tools/prepare_data.py motions [TRAIN_PICTURES/ VAL_PICTURES/] --out data/motions
     python tools/prepare_data.py cityscapes | coco-stuff | pascal-context | ade20k ROOT
 
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
 two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
-val.txt: to train on, and held out. `masks` turns label maps in colours into class numbers. The rest
+val.txt: to train on, and held out. `masks` turns label maps in colours into class numbers.
+`motions` cuts clips from still pictures, or from drawings, whose class is how they move. The rest
 bring the label maps of public data sets, once unpacked, to where the configs look for them; what is
 there already is kept, so a stopped run goes on.
 """
@@ -93,6 +95,35 @@ def masks(args: argparse.Namespace) -> None:
     print(f'{written} label maps written to {args.out}, {len(names)} classes to {class_file}')
 
 
+def motions(args: argparse.Namespace) -> None:
+    """Clips that differ in their motion alone: left, right, up, down, in, out, clockwise and back.
+
+    Cut from the pictures of two folders, or from drawings where none are given.
+    """
+    from navit_backbone.tasks.common.drawings import draw
+    from navit_backbone.tasks.common.video_reader import frame_files, read_picture
+    from navit_backbone.tasks.video.motions import write_motions
+
+    if args.pictures and len(args.pictures) != 2:
+        raise ValueError(f'{len(args.pictures)} folders: give two, to train on and held out')
+    files = {}
+    for split, folder in zip(('train', 'val'), args.pictures, strict=False):
+        files[split] = frame_files(str(folder))
+        if not files[split]:
+            raise ValueError(f'no pictures in {folder}')
+
+    def picture(split: str, number: int) -> np.ndarray:
+        if files:
+            return read_picture(files[split][number % len(files[split])])
+        return np.ascontiguousarray(draw(args.seed, split, number).image[..., ::-1])
+
+    counts = dict(train=args.train, val=args.val)
+    if write_motions(picture, args.out, num_clips=counts, frames=args.frames, seed=args.seed):
+        print(f'{args.train} train and {args.val} val clips in {args.out}')
+    else:
+        print(f'{args.out} holds this set already')
+
+
 def public(args: argparse.Namespace) -> None:
     """Bring a public data set's label maps to where the configs look for them."""
     from navit_backbone.tasks.segmentation import conversion
@@ -140,6 +171,14 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--colours', type=Path, required=True, help='lines of R G B NAME')
     command.add_argument('--out', type=Path, required=True, help='the folder of the label maps')
     command.set_defaults(run=masks)
+    command = commands.add_parser('motions', help='clips by motion', description=motions.__doc__)
+    command.add_argument('pictures', type=Path, nargs='*', metavar='TRAIN/ VAL/')
+    command.add_argument('--out', type=Path, default=Path('data/motions'), help='(data/motions)')
+    command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
+    command.add_argument('--train', type=_count, default=320, help='clips to train on (320)')
+    command.add_argument('--val', type=_count, default=80, help='clips held out (80)')
+    command.add_argument('--frames', type=_count, default=16, help='of a clip (16)')
+    command.set_defaults(run=motions)
     for what, content in PUBLIC.items():
         command = commands.add_parser(what, help=content, description=public.__doc__)
         command.add_argument('root', type=Path, metavar='ROOT', help=content)

@@ -60,6 +60,19 @@ class ClipFlip(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class ClipShuffle(BaseTransform):
+    """Put the frames into a random order: a control arm, which sees all of a clip but its time."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        frames = results['imgs']
+        results['imgs'] = frames[:, _draws(results, 'shuffle').permutation(frames.shape[1])]
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
 class ClipColorJitter(BaseTransform):
     """Brightness, contrast and saturation, each times a factor from [1 - x, 1 + x]."""
 

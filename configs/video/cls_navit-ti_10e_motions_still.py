@@ -1,0 +1,30 @@
+"""Control arm of cls_navit-ti_10e_motions.py: one frame, the middle one, with
+as many tokens as a frame has there.
+
+python tools/train.py configs/video/cls_navit-ti_10e_motions_still.py
+"""
+
+_base_ = './cls_navit-ti_10e_motions.py'
+
+budget = dict(
+    type='ClipToTokenBudget',
+    max_tokens=49,
+    patch_size=16,
+    sampling=dict(kind='uniform', num_frames=1),
+)
+train_pipeline = [
+    dict(type='LoadClip'),
+    dict(test_mode=True, **budget),
+    dict(type='LoadFrames'),
+    dict(type='ClipFlip', swap={'left': 'right', 'clockwise': 'anticlockwise'}),
+    dict(type='PackClipInputs'),
+]
+test_pipeline = [
+    dict(type='LoadClip'),
+    dict(test_mode=True, **budget),
+    dict(type='LoadFrames'),
+    dict(type='PackClipInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
