@@ -108,8 +108,8 @@ def test_tasks_are_ours_beside_a_foreign_tasks_module(elsewhere):
 def test_tools_and_configs_of_the_wheel_work(elsewhere):
     assert 'sample' in python(elsewhere, '-m', 'navit_backbone.tools.prepare_data', '--help')
     configs = elsewhere / 'installed' / 'navit_backbone' / 'configs'
-    files = [str(path) for path in sorted(configs.glob('*n/*.py'))]
-    assert {Path(file).parent.name for file in files} == {'detection', 'segmentation'}
+    files = [str(path) for path in sorted(configs.glob('[!_]*/*.py'))]
+    assert {Path(file).parent.name for file in files} == {'detection', 'segmentation', 'video'}
     script = 'import sys; from mmengine import Config; [Config.fromfile(f) for f in sys.argv[1:]]'
     python(elsewhere, '-c', script, *files)
 
@@ -120,6 +120,7 @@ def test_tools_and_configs_of_the_wheel_work(elsewhere):
         ('navit_backbone.backbone', 'mmdet mmseg transformers'),
         ('navit_backbone.tasks.common', 'mmdet mmseg mmcv.ops mmcv._ext transformers'),
         ('navit_backbone.tasks.detection', 'mmseg decord transformers'),
+        ('navit_backbone.tasks.video', 'mmdet mmseg mmcv.ops mmcv._ext transformers'),
         ('navit_backbone.tasks.segmentation', 'mmdet mmcv.ops mmcv._ext decord transformers'),
     ],
 )

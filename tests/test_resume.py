@@ -379,7 +379,7 @@ def test_ranks_soon_hear_of_a_signal_however_rarely_a_step_asks(accumulated, mos
     assert heard - 100 <= most
 
 
-@pytest.mark.parametrize('batches', ['tokens', 'segmentation'])
+@pytest.mark.parametrize('batches', ['tokens', 'segmentation', 'clips'])
 def test_killed_twice_a_model_is_trained_the_same(batches, tmp_path):
     kills = [Kill(4), Kill(7, in_write=True)]
     assert compare(tmp_path, batches=batches, workers=2, steps=14, kills=kills) == []

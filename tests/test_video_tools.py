@@ -1,6 +1,8 @@
 """The commands that a user types, for clips: train, test, predict, publish."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +133,29 @@ def test_a_published_model_gives_the_same_scores(trained, options, clips, monkey
         told = json.loads((tmp_path / name / 'predictions.json').read_text())
         scores.append(told['clips'][0]['scores'])
     assert scores[0] == scores[1]
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(['mmdet', 'mmseg', 'mmcv.ops', 'mmcv._ext']))
+from navit_backbone.tools import {tool}
+sys.argv = ['{tool}', *sys.argv[1:]]
+{tool}.main()
+"""
+
+
+def test_everything_without_mmdet_mmseg_and_compiled_operators(trained, options, clips, tmp_path):
+    checkpoint = trained[0]
+    for tool, arguments in (
+        ('train', [CONFIG, '--work-dir', tmp_path, *options]),
+        ('test', [CONFIG, checkpoint, '--work-dir', tmp_path, *options]),
+        (
+            'predict',
+            [CONFIG, checkpoint, clips / 'val1.mp4', '--out-dir', tmp_path / 'out', *options],
+        ),
+        ('check_videos', [clips, '--workers', 1]),
+    ):
+        command = [sys.executable, '-c', WITHOUT.format(tool=tool), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        expected = 1 if tool == 'check_videos' else 0  # there are broken clips
+        assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-2000:]

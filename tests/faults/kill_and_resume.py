@@ -6,7 +6,7 @@ What everything_with_a_state.py describes is trained once undisturbed, and once 
 again; every fourth kill waits for a checkpoint that is being written. The samples, pixels and
 losses of every step, whether trained the first time or again, and the weights at the end have to be
 the same to the last bit; else the exit status is 1. `--batches tokens`: the same in batches of a
-token budget; `segmentation`: of a segmentor.
+token budget; `segmentation`: of a segmentor; `clips`: of a classifier of clips.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CONFIGS = {
     'size': 'everything_with_a_state.py',
     'tokens': 'everything_by_tokens.py',
     'segmentation': 'everything_segmented.py',
+    'clips': 'everything_of_clips.py',
 }
 STEPS_PER_EPOCH = 7
 PATIENCE = 300  # seconds for what takes one or two
@@ -135,8 +136,9 @@ def compare(
 ) -> list[str]:
     """Train with and without kills; the differences."""
     name, config = f'batches by {batches}, {workers} workers', HERE / CONFIGS[batches]
-    write_sample_set(folder / 'set', seed=0, num_pictures=dict(train=20, val=2))
-    options = [f'data_root={folder}/set', f'train_cfg.max_epochs={steps // STEPS_PER_EPOCH}']
+    root = folder / ('clips' if batches == 'clips' else 'set')
+    _write_set(root)
+    options = [f'data_root={root}', f'train_cfg.max_epochs={steps // STEPS_PER_EPOCH}']
     for loader in ('train_dataloader', 'val_dataloader'):
         options.append(f'{loader}.num_workers={workers}')
         options.append(f'{loader}.persistent_workers={workers > 0}')
@@ -156,6 +158,18 @@ def compare(
     again = len(found) - len(expected)
     print(f'{name}: {len(expected) - 1} steps, {again} of them trained again')
     return differences(expected, found)
+
+
+def _write_set(root: Path) -> None:
+    if root.name != 'clips':
+        write_sample_set(root, seed=0, num_pictures=dict(train=20, val=2))
+        return
+    from navit_backbone.tasks.common.drawings import draw
+    from navit_backbone.tasks.video.motions import write_motions
+
+    write_motions(
+        lambda split, number: draw(0, split, number).image, root, num_clips=dict(train=24, val=2)
+    )
 
 
 def random_kills(count: int, *, steps: int, seed: int) -> list[Kill]:

@@ -9,6 +9,9 @@ from pathlib import Path
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 
+from navit_backbone.packing import PackedPatches
+from navit_backbone.tasks.common.dataset import file_of
+
 FILE = 'steps.jsonl'  # in the work dir
 WEIGHTS = 'weights'  # in place of the step's number, in the last line
 
@@ -21,8 +24,8 @@ class StepLogHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         samples = [
-            [Path(sample.img_path).name, list(sample.img_shape), int(pixels.sum())]
-            for sample, pixels in zip(data_batch['data_samples'], data_batch['inputs'], strict=True)
+            [Path(file_of(sample.metainfo)).name, list(sample.img_shape), int(pixels.sum())]
+            for sample, pixels in zip(data_batch['data_samples'], _pixels(data_batch), strict=True)
         ]
         numbers = {name: float(value).hex() for name, value in outputs.items()}
         numbers |= {name: values[0].hex() for name, values in runner.optim_wrapper.get_lr().items()}
@@ -34,6 +37,14 @@ class StepLogHook(Hook):
         digests = [_digest(model.state_dict().values()) for model in models]
         best = float(runner.message_hub.get_info('best_score', 0)).hex()
         _append(runner, [WEIGHTS, dict(digests=digests, best=best)])
+
+
+def _pixels(data_batch):
+    """Those of each sample; of packed clips the patches."""
+    inputs = data_batch['inputs']
+    if isinstance(inputs[0], PackedPatches):
+        return inputs[0].patches.split(inputs[0].lengths.tolist())
+    return inputs
 
 
 def _append(runner, line):
