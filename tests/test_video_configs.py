@@ -49,7 +49,7 @@ def tiny(cfg):
 def write_data_of(cfg, folder):
     """Clips of several sizes where the config looks for them, two of each class."""
     random = np.random.default_rng(0)
-    rows = 'split,label,file,width,height,frames,fps\n'
+    rows = 'fold,label,file,width,height,frames,fps\n'
     for split in ('train', 'val'):
         data = cfg[f'{split}_dataloader'].dataset
         place = folder / data.get('data_prefix', {}).get('clips', '')
@@ -66,7 +66,8 @@ def write_data_of(cfg, folder):
             else:
                 write_video(place / name, frames=4 + 7 * number, size=tuple(size))
             lines += f'{name} {label}\n'
-            rows += f'{split},{"ab"[label]},{name},{size[1]},{size[0]},{4 + 7 * number},10.0\n'
+            sizes = f'{size[1]},{size[0]},{4 + 7 * number},10.0'
+            rows += f'{int(split == "train")},{"ab"[label]},{name},{sizes}\n'
         if (listed := data.get('ann_file', '')).endswith('.txt'):
             (folder / listed).write_text(lines)
     (folder / 'manifest.csv').write_text(rows)
@@ -87,6 +88,10 @@ def make(tmp_path):
         (tmp_path / 'data').mkdir()
         write_data_of(cfg, tmp_path / 'data')
         override(cfg, dict(data_root=str(tmp_path / 'data')))
+        for split in ('train', 'val', 'test'):
+            data = cfg[f'{split}_dataloader'].dataset
+            if data.get('ann_file', '').endswith('.csv'):
+                data.ann_file = 'manifest.csv'
         cfg.work_dir = str(tmp_path / 'work')
         init_default_scope(cfg.default_scope)
         return cfg

@@ -22,7 +22,7 @@ CONFIG = ROOT / 'configs/video/cls_navit-ti_20e_fight.py'
 def clips(tmp_path_factory):
     """Bright clips and dark ones, of several sizes and lengths; one of each split is broken."""
     folder = tmp_path_factory.mktemp('clips')
-    rows = 'split,label,file\n'
+    rows = 'fold,label,file\n'
     for split, count in (('train', 6), ('val', 4)):
         for number in range(count):
             label = ('dark', 'bright')[number % 2]
@@ -31,18 +31,18 @@ def clips(tmp_path_factory):
             size = (32 + 16 * (number % 3), 64)
             frame = np.full((*size, 3), level, np.uint8)
             write_video(folder / name, content=[frame] * (3 + 2 * number))
-            rows += f'{split},{label},{name}\n'
+            rows += f'{int(split == "train")},{label},{name}\n'
         (folder / f'{split}_broken.mp4').write_bytes(b'nothing')
-        rows += f'{split},dark,{split}_broken.mp4\n'
+        rows += f'{int(split == "train")},dark,{split}_broken.mp4\n'
     (folder / 'manifest.csv').write_text(rows)
     return folder
 
 
 @pytest.fixture(scope='module')
 def options(clips):
-    pipelines = [
-        f'{split}_dataloader.dataset.pipeline.1.max_tokens=64' for split in ('train', 'val', 'test')
-    ]
+    splits = ('train', 'val', 'test')
+    pipelines = [f'{split}_dataloader.dataset.pipeline.1.max_tokens=64' for split in splits]
+    pipelines += [f'{split}_dataloader.dataset.ann_file=manifest.csv' for split in splits]
     return [
         '--cfg-options', f'data_root={clips}', 'model.backbone.init_cfg=None',
         'model.backbone.arch.num_layers=1', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',

@@ -5,12 +5,14 @@
     python tools/prepare_data.py split PICTURES/ --out data/mine
     python tools/prepare_data.py masks COLOURED/ --colours COLOURS.txt --out data/mine/masks
     python tools/prepare_data.py motions [TRAIN_PICTURES/ VAL_PICTURES/] --out data/motions
+    python tools/prepare_data.py folds LIST.csv --by COLUMN --out FOLDS.csv
     python tools/prepare_data.py cityscapes | coco-stuff | pascal-context | ade20k ROOT
 
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
 two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
 val.txt: to train on, and held out. `masks` turns label maps in colours into class numbers.
-`motions` cuts clips from still pictures, or from drawings, whose class is how they move. The rest
+`motions` cuts clips from still pictures, or from drawings, whose class is how they move. `folds`
+adds a column of folds to a list, groups such as those of one camera kept whole. The rest
 bring the label maps of public data sets, once unpacked, to where the configs look for them; what is
 there already is kept, so a stopped run goes on.
 """
@@ -18,6 +20,7 @@ there already is kept, so a stopped run goes on.
 from __future__ import annotations
 
 import argparse
+import csv
 from collections import Counter
 from pathlib import Path
 
@@ -124,6 +127,26 @@ def motions(args: argparse.Namespace) -> None:
         print(f'{args.out} holds this set already')
 
 
+def folds(args: argparse.Namespace) -> None:
+    """A column `fold` for a list of clips: the rows of one group, by a column, in one fold."""
+    from navit_backbone.tasks.common.folds import grouped_folds
+
+    with open(args.list, newline='') as content:
+        rows = list(csv.DictReader(content))
+    if not rows or not {'label', args.by} <= set(rows[0]):
+        raise ValueError(f'{args.list}: needs rows, and the columns label and {args.by}')
+    found = grouped_folds([r['label'] for r in rows], [r[args.by] for r in rows], args.folds)
+    if args.out.exists():
+        raise ValueError(f'{args.out} is there already, and nothing is overwritten: set another')
+    with open(args.out, 'w', newline='') as content:
+        table = csv.DictWriter(content, [*rows[0], 'fold'], lineterminator='\n')
+        table.writeheader()
+        table.writerows({**row, 'fold': fold} for row, fold in zip(rows, found, strict=True))
+    for fold in range(args.folds):
+        counts = Counter(r['label'] for r, f in zip(rows, found, strict=True) if f == fold)
+        print(f'fold {fold}: ' + ', '.join(f'{counts[name]} {name}' for name in sorted(counts)))
+
+
 def public(args: argparse.Namespace) -> None:
     """Bring a public data set's label maps to where the configs look for them."""
     from navit_backbone.tasks.segmentation import conversion
@@ -179,6 +202,12 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--val', type=_count, default=80, help='clips held out (80)')
     command.add_argument('--frames', type=_count, default=16, help='of a clip (16)')
     command.set_defaults(run=motions)
+    command = commands.add_parser('folds', help='folds of a list', description=folds.__doc__)
+    command.add_argument('list', type=Path, metavar='LIST.csv')
+    command.add_argument('--by', required=True, help='the column whose groups stay whole')
+    command.add_argument('--folds', type=_count, default=5, help='(5)')
+    command.add_argument('--out', type=Path, required=True, metavar='FOLDS.csv')
+    command.set_defaults(run=folds)
     for what, content in PUBLIC.items():
         command = commands.add_parser(what, help=content, description=public.__doc__)
         command.add_argument('root', type=Path, metavar='ROOT', help=content)

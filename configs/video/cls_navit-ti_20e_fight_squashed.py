@@ -1,7 +1,7 @@
 """Control arm of cls_navit-ti_20e_fight.py: the clips squashed to squares.
 
 Everything else is the same: weights, head, schedule, and the random budget that a clip draws in an
-epoch; at evaluation every clip is 16 frames of 224 x 224 pixels, 1568 tokens.
+epoch; at evaluation every clip is 8 frames of 224 x 224 pixels, 784 tokens.
 
 python tools/train.py configs/video/cls_navit-ti_20e_fight_squashed.py
 """
@@ -10,14 +10,14 @@ _base_ = './cls_navit-ti_20e_fight.py'
 
 budget = dict(
     type='ClipToTokenBudget',
-    max_tokens=1568,
+    max_tokens=784,
     patch_size=(2, 16, 16),
-    sampling=dict(kind='uniform', num_frames=16),
+    sampling=dict(kind='uniform', num_frames=8),
     square=True,
 )
 train_pipeline = [
     dict(type='LoadClip'),
-    dict(random=dict(low_tokens=784), **budget),
+    dict(random=dict(low_tokens=392), **budget),
     dict(type='LoadFrames'),
     dict(type='ClipFlip', prob=0.5),
     dict(type='ClipColorJitter'),

@@ -55,8 +55,8 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     - ``.txt`` (mmaction2's): ``PATH LABEL`` a line; of `frames` ``FOLDER FRAMES LABEL``; with
       `multi_class` any number of labels. The path is what stands before them, spaces and all.
     - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
-      takes the rows whose columns have these values, as ``where=dict(split='train')``. The columns
-      width, height, frames and fps, where all are there, save a scan of the files.
+      takes the rows whose columns have these values, as ``where=dict(split='train')``, `where_not`
+      the others. The columns width, height, frames and fps, where all are there, save a scan.
     - none: a folder for each class.
 
     A label is a number, or the name of a class. Classes are ``metainfo=dict(classes=[...])``, else
@@ -76,6 +76,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         kind: Kind = 'videos',
         multi_class: bool = False,
         where: dict[str, str] | None = None,
+        where_not: dict[str, str] | None = None,
         class_file: str = 'classes.txt',
         data_prefix: dict[str, str] | None = None,
         **kwargs: Any,
@@ -83,6 +84,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         if kind not in get_args(Kind):
             raise ValueError(f'kind={kind!r}, choose from {list(get_args(Kind))}')
         self.kind, self.multi_class, self.where = kind, multi_class, dict(where or {})
+        self.where_not = dict(where_not or {})
         self.class_file = class_file
         self.measure = MEASURES[kind]  # type: ignore[method-assign]
         super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(clips=''), **kwargs)
@@ -143,12 +145,15 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             columns = rows.fieldnames or []
             path = next((name for name in _FILE_COLUMNS if name in columns), None)
             if (
-                lacking := [name for name in ('label', *self.where) if name not in columns]
+                lacking := [
+                    name for name in ('label', *self.where, *self.where_not) if name not in columns
+                ]
                 or path is None
             ):
                 raise ValueError(
                     f'{self.ann_file}: its columns are {columns}, it needs one of '
-                    f'{list(_FILE_COLUMNS)}, and {["label", *self.where]} ({lacking} missing)'
+                    f'{list(_FILE_COLUMNS)}, and {["label", *self.where, *self.where_not]} '
+                    f'({lacking} missing)'
                 )
             for row in rows:
                 place = f'{self.ann_file}, line {rows.line_num}'
@@ -156,7 +161,9 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                     raise ValueError(
                         f'{place}: has not as many fields as the header, {len(columns)}'
                     )
-                if any(row[name] != value for name, value in self.where.items()):
+                if any(row[name] != str(value) for name, value in self.where.items()):
+                    continue
+                if any(row[name] == str(value) for name, value in self.where_not.items()):
                     continue
                 labels = row['label'].split(';') if self.multi_class else [row['label']]
                 sizes = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
