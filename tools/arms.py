@@ -25,14 +25,8 @@ import numpy as np
 
 from navit_backbone.tools.arms_report import write
 from navit_backbone.tools.arms_results import Arms, Results
-from navit_backbone.tools.arms_runs import Run, seconds_left
-from navit_backbone.tools.command_line import run
-
-# By the config's default_scope, who knows what to measure.
-TASKS = {
-    'mmdet': 'navit_backbone.tasks.detection.evidence',
-    'mmseg': 'navit_backbone.tasks.segmentation.evidence',
-}
+from navit_backbone.tools.arms_runs import FoldedRun, Run, in_folds, seconds_left
+from navit_backbone.tools.command_line import run, task_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +37,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', type=Path, nargs='+', metavar='CONFIG')
     parser.add_argument('--names', nargs='+', help="of the arms (the configs' file names)")
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='(0 1 2)')
+    parser.add_argument(
+        '--folds', type=int, default=0, metavar='N',
+        help='train N times, each time without a fold (column `fold` of the list), and pool',
+    )  # fmt: skip
     parser.add_argument('--out', type=Path, default=Path('work_dirs/arms'), help='(%(default)s)')
     parser.add_argument('--report', type=Path, help='(OUT/FIRST_CONFIG.md)')
     parser.add_argument(
@@ -63,14 +61,18 @@ def parse_args() -> argparse.Namespace:
 def arms(args: argparse.Namespace) -> None:
     """Train, evaluate, compare: what is there is kept."""
     names = check(args)
-    runs = {
+    runs: dict[str, list[Run | FoldedRun]] = {
         name: [
             Run(config=config, seed=seed, out=args.out, options=args.cfg_options)
             for seed in args.seeds
         ]
         for name, config in zip(names, args.configs, strict=True)
     }
-    task = task_of(runs)
+    task = evidence_of(runs)
+    if args.folds:
+        runs = {
+            name: [in_folds(run, args.folds, task) for run in arm] for name, arm in runs.items()
+        }
     if args.no_train:
         runs = complete(runs)
     else:
@@ -101,18 +103,17 @@ def check(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def task_of(runs: Arms) -> ModuleType:
+def evidence_of(runs: Arms) -> ModuleType:
     """The module that knows what the configs' task measures."""
-    scopes = {arm[0].cfg.get('default_scope') for arm in runs.values()}
-    if len(scopes) > 1 or not scopes <= set(TASKS):
+    tasks = {task_of(arm[0].cfg, arm[0].config) for arm in runs.values()}
+    if len(tasks) > 1:
         raise ValueError(
-            f'the configs have default_scope {" and ".join(sorted(map(str, scopes)))}: arms are '
-            f'compared within one of {", ".join(TASKS)}'
+            f'the configs are of {" and ".join(sorted(tasks))}: arms are compared within one task'
         )
-    return import_module(TASKS[scopes.pop()])
+    return import_module(f'navit_backbone.tasks.{tasks.pop()}.evidence')
 
 
-def complete(runs: Arms) -> dict[str, list[Run]]:
+def complete(runs: Arms) -> dict[str, list[Run | FoldedRun]]:
     """The seeds of which every arm is trained."""
     seeds = list(zip(*runs.values(), strict=True))
     missing = [r.checkpoint for row in seeds for r in row if not r.is_complete]
@@ -124,10 +125,11 @@ def complete(runs: Arms) -> dict[str, list[Run]]:
     return {name: [row[number] for row in kept] for number, name in enumerate(runs)}
 
 
-def train(runs: Sequence[Run]) -> None:
+def train(runs: Sequence[Run | FoldedRun]) -> None:
     """Those that are not complete, one after the other."""
-    missing = [item for item in runs if not item.is_complete]
-    took = [item.wall_time.total_seconds() for item in runs if item.is_complete]
+    singles = [single for item in runs for single in item.singles]
+    missing = [item for item in singles if not item.is_complete]
+    took = [item.wall_time.total_seconds() for item in singles if item.is_complete]
     for number, item in enumerate(missing, 1):
         label = f'training {number}/{len(missing)}, {item.folder.name}'
         say(f'{label}: log in {item.folder / "log.txt"}')
@@ -140,9 +142,10 @@ def train(runs: Sequence[Run]) -> None:
         took.append(item.wall_time.total_seconds())
 
 
-def evaluate(runs: Sequence[Run], batch_sizes: Sequence[int], task: ModuleType) -> None:
+def evaluate(runs: Sequence[Run | FoldedRun], batch_sizes: Sequence[int], task: ModuleType) -> None:
     """Those whose predictions are missing or older than the checkpoint."""
-    missing = [(r, size) for r in runs for size in batch_sizes if not r.is_evaluated(size)]
+    singles = [single for item in runs for single in item.singles]
+    missing = [(r, size) for r in singles for size in batch_sizes if not r.is_evaluated(size)]
     started = time.monotonic()
     for number, (item, size) in enumerate(missing):
         spent = time.monotonic() - started

@@ -33,13 +33,14 @@ def page(results: Results, *, command: str, pictures: Sequence[Path]) -> str:
         'Figures': figures_table(results),
         f'What {first} is ahead (bold: the interval leaves out 0)': ahead_tables(results),
         f'Where {first} is not ahead': not_ahead(results),
+        'Paired tests': remarks(results),
         'At each evaluation batch': batches_table(results),
         'Where the arms differ most': examples_table(results),
         'What differs in the configs': configs_table(results.arms),
         'The trainings': runs_table(results.arms),
         'Pictures': '\n'.join(f'![{file.stem}]({file.name})' for file in pictures),
     }
-    parts = [f'## {title}\n\n{text}' for title, text in sections.items()]
+    parts = [f'## {title}\n\n{text}' for title, text in sections.items() if text]
     return '\n\n'.join([introduction(results, command), *parts]) + '\n'
 
 
@@ -116,6 +117,12 @@ def not_ahead(results: Results) -> str:
                     what = f'{figure} {gain:+{results.form}}'
                     lines.append(f'- {item.name} ({item.content}): {verdict} {other}, {what}')
     return '\n'.join(lines) if lines else 'It is ahead in all of them.'
+
+
+def remarks(results: Results) -> str:
+    """What the task has to add; empty where it has nothing."""
+    told = getattr(results.evidence, 'remarks', None)
+    return '' if told is None else str(told(results.contents))
 
 
 def batches_table(results: Results) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from navit_backbone.tasks.common.paired import Compared, compare
-from navit_backbone.tools.arms_runs import Run
+from navit_backbone.tools.arms_runs import FoldedRun, Run
 
-Arms = Mapping[str, Sequence[Run]]  # by the name of the arm, seed by seed
+Arms = Mapping[str, Sequence[Run | FoldedRun]]  # by the name of the arm, seed by seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -46,10 +46,17 @@ class Run:
     seed: int
     out: Path
     options: Sequence[str] = ()  # KEY=VALUE of --cfg-options
+    fold: int | None = None  # the one that is held out
 
     @property
     def folder(self) -> Path:
-        return self.out / f'{self.config.stem}_seed{self.seed}'
+        fold = '' if self.fold is None else f'_fold{self.fold}'
+        return self.out / f'{self.config.stem}_seed{self.seed}{fold}'
+
+    @property
+    def singles(self) -> Sequence[Run]:
+        """The trainings that it is made of: itself."""
+        return [self]
 
     @cached_property
     def cfg(self) -> Config:
@@ -146,6 +153,69 @@ class Run:
         if not stored.exists():
             return []
         return list(differences([Config.fromfile(stored), self.cfg], TRAINING))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedRun:
+    """A run for each fold held out, which together have seen every example as a test once."""
+
+    singles: Sequence[Run]
+    task: ModuleType
+
+    @property
+    def config(self) -> Path:
+        return self.singles[0].config
+
+    @property
+    def seed(self) -> int:
+        return self.singles[0].seed
+
+    @property
+    def cfg(self) -> Config:
+        """That of the first fold."""
+        return self.singles[0].cfg
+
+    @property
+    def checkpoint(self) -> Path:
+        """The first that is missing, else that of the first fold."""
+        missing = [item for item in self.singles if not item.is_complete]
+        return (missing or self.singles)[0].checkpoint
+
+    @property
+    def is_complete(self) -> bool:
+        return all(item.is_complete for item in self.singles)
+
+    def evaluated(self, batch_size: int) -> dict[str, Any]:
+        """The evaluations of all folds as one."""
+        pooled: dict[str, Any] = self.task.pooled([r.evaluated(batch_size) for r in self.singles])
+        return pooled
+
+    @property
+    def wall_time(self) -> timedelta:
+        """Of all folds."""
+        return sum((item.wall_time for item in self.singles), timedelta())
+
+    @property
+    def begun(self) -> dict[str, str]:
+        """Where the first fold was trained."""
+        return self.singles[0].begun
+
+    def changes(self) -> list[str]:
+        """The keys that differ from what was trained, in any fold."""
+        return sorted({key for item in self.singles for key in item.changes()})
+
+
+def in_folds(run: Run, count: int, task: ModuleType) -> FoldedRun:
+    """The run with each of `count` folds held out in turn."""
+    if not hasattr(task, 'fold_options'):
+        raise ValueError(f'--folds {count}: {task.__name__} knows no folds')
+    return FoldedRun(
+        singles=[
+            replace(run, fold=fold, options=[*run.options, *task.fold_options(fold)])
+            for fold in range(count)
+        ],
+        task=task,
+    )
 
 
 def lines_of(tool: str, arguments: Sequence[str], log: Path) -> Iterator[str]:

@@ -21,7 +21,8 @@ class NaViTClipMetric(BaseMetric):
 
     A clip that could not be read counts as wrong, whatever its class. `mean_class` is the mean over
     the classes that the data has. `output_dir`, where given, gets ``predictions.json`` (of each
-    clip its file, class and the score of every class), ``per_class.json`` and ``confusion.json``.
+    clip its file, class, [height, width, frames, rate] and the score of every class) and
+    ``confusion.json``.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -50,6 +51,7 @@ class NaViTClipMetric(BaseMetric):
                 {
                     'file': file_of(sample),
                     'labels': sample['gt_label'].tolist(),
+                    'measured': [float(value) for value in sample.get('measured', ())],
                     'scores': None if bad else sample['pred_score'].cpu().double().tolist(),
                 }
             )

@@ -1,0 +1,121 @@
+"""What compares classifiers of clips: paired tests against scipy, folds, the sizes alone."""
+
+import numpy as np
+import pytest
+from clip_files import write_video
+from commands import NO_WORKERS, call
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, chi2
+
+from navit_backbone.tasks.video.evidence import Evidence, mcnemar, pooled, smallest_difference
+from navit_backbone.tools import arms
+
+
+@given(st.integers(1, 200), st.integers(0, 10**6))
+def test_mcnemar_is_the_binomial_test_of_the_clips_that_differ(number, seed):
+    one, other = np.random.default_rng(seed).random((2, number)) < [[0.7], [0.6]]
+    won, lost = int((one & ~other).sum()), int((~one & other).sum())
+    expected = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    assert f'p = {expected:.3f} ' in mcnemar(one, other)
+
+
+@pytest.mark.parametrize(('apart', 'number'), [(30, 120), (60, 200), (100, 400)])
+def test_the_smallest_difference_is_found_in_eight_of_ten_samples(apart, number):
+    """By drawing such samples, and McNemar's test without correction."""
+    share, gap = apart / number, smallest_difference(apart, number)
+    draws = np.random.default_rng(0)
+    cells = draws.multinomial(
+        number, [(share + gap) / 2, (share - gap) / 2, 1 - share], size=20_000
+    )
+    won, lost = cells[:, 0], cells[:, 1]
+    statistic = (won - lost) ** 2 / np.maximum(won + lost, 1)
+    assert (statistic > chi2.ppf(0.95, 1)).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def content(scores, labels, **more):
+    clips = [
+        dict(
+            file=f'{i}.mp4',
+            labels=[label],
+            scores=score,
+            measured=[],
+            **{key: values[i] for key, values in more.items()},
+        )
+        for i, (score, label) in enumerate(zip(scores, labels, strict=True))
+    ]
+    return dict(classes=['a', 'b'], kind='videos', clips=clips)
+
+
+def test_figures_count_what_could_not_be_read_as_wrong():
+    run = content([[0.9, 0.1], None, [0.2, 0.8], [0.8, 0.2]], [0, 0, 1, 1])
+    figures = Evidence([run]).statistic(run)
+    assert figures(np.ones((1, 4))).tolist() == [[50.0, 50.0]]
+    assert figures(np.array([[3, 0, 1, 0], [0, 1, 0, 1]])).tolist() == [[100, 100], [0, 0]]
+
+
+def test_runs_on_other_clips_are_refused():
+    with pytest.raises(ValueError, match='compared on one test set'):
+        Evidence([content([[1, 0]], [0]), content([[1, 0]], [1])])
+
+
+def test_folds_are_pooled_by_file():
+    one, other = content([[1, 0]], [0]), content([[0, 1]], [1])
+    one['clips'][0]['file'] = 'z.mp4'
+    both = pooled([one, other])
+    assert [(clip['file'], clip['fold']) for clip in both['clips']] == [('0.mp4', 1), ('z.mp4', 0)]
+
+
+def test_sizes_alone_see_sizes_and_no_clip_of_the_same_fold():
+    labels = [0, 1] * 20
+    told = [[100.0 + 50 * label, 200.0, 30.0, 25.0] for label in labels]
+    run = content([[1, 0]] * 40, labels, fold=[i // 8 for i in range(40)])
+    for clip, measured in zip(run['clips'], told, strict=True):
+        clip['measured'] = measured
+    assert Evidence([run]).sizes_alone().all()
+    for clip in run['clips']:  # each fold has one class now: sizes are told by the other folds
+        clip['fold'] = clip['labels'][0]
+    assert not Evidence([run]).sizes_alone().any()
+    told = Evidence([run]).remarks({'ours': [run], 'theirs': [run]})
+    assert 'p = 1.000' in told
+    assert 'height, width, frames and rate' in told
+
+
+@pytest.fixture
+def clips(tmp_path):
+    rows = 'file,label,fold\n'
+    for number in range(12):
+        level = 200 if number % 2 else 30
+        frames = [np.full((32 + 16 * (number % 3), 64, 3), level, np.uint8)] * (3 + number)
+        write_video(tmp_path / f'{number}.mp4', content=frames)
+        rows += f'{number}.mp4,{"ab"[number % 2]},{number // 4}\n'
+    (tmp_path / 'folds.csv').write_text(rows)
+    return tmp_path
+
+
+def test_arms_in_folds(clips, monkeypatch, tmp_path):
+    """Every clip is a test once, and a training of another fold never saw it."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    root = arms.__file__.rsplit('/tools/', 1)[0] + '/configs/video'
+    configs = [f'{root}/cls_navit-ti_20e_fight{suffix}.py' for suffix in ('', '_squashed')]
+    splits = ('train', 'val', 'test')
+    options = [
+        f'data_root={clips}', 'model.backbone.init_cfg=None', 'model.backbone.arch.num_layers=1',
+        'train_dataloader.batch_sampler.max_tokens=192', 'train_cfg.max_epochs=1',
+        'train_dataloader.batch_sampler.steps_per_epoch=2', 'train_cfg.val_interval=9',
+        'train_dataloader.dataset.pipeline.1.random.low_tokens=16',
+        'default_hooks.checkpoint.save_best=None',
+        *[f'{split}_dataloader.dataset.pipeline.1.max_tokens=48' for split in splits],
+        *[f'{split}_dataloader.dataset.ann_file=folds.csv' for split in splits], *NO_WORKERS,
+    ]  # fmt: skip
+    command = [*configs, '--names', 'native', 'squashed', '--seeds', 3, '--folds', 3, '--out',
+               tmp_path / 'out', '--eval-batches', 2, '--resamples', 20, '--show-worst', 2,
+               '--cfg-options', *options]  # fmt: skip
+    assert call(monkeypatch, arms, *command) is None
+    report = (tmp_path / 'out/cls_navit-ti_20e_fight.md').read_text()
+    assert '12 clips; seeds 3' in report
+    assert 'McNemar' in report
+    assert 'nothing but height, width, frames and rate' in report
+    folders = {folder.name for folder in (tmp_path / 'out').glob('cls*_fold*')}
+    assert len(folders) == 6
+    assert call(monkeypatch, arms, *command, 'train_cfg.max_epochs=1') is None  # nothing is redone
