@@ -12,7 +12,7 @@ from commands import NO_WORKERS, call
 from PIL import Image
 
 from navit_backbone.tasks.common.video_reader import open_video
-from navit_backbone.tools import predict, publish, test, train
+from navit_backbone.tools import browse, predict, publish, test, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/video/cls_navit-ti_20e_fight.py'
@@ -133,6 +133,16 @@ def test_a_published_model_gives_the_same_scores(trained, options, clips, monkey
         told = json.loads((tmp_path / name / 'predictions.json').read_text())
         scores.append(told['clips'][0]['scores'])
     assert scores[0] == scores[1]
+
+
+def test_browse_draws_contact_sheets(options, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    arguments = ['--out-dir', tmp_path / 'look', '--split', 'val', *options]
+    assert call(monkeypatch, browse, CONFIG, *arguments) is None
+    assert '5 clips in' in capsys.readouterr().out
+    sheets = sorted((tmp_path / 'look').glob('*.png'))
+    assert [sheet.name for sheet in sheets[:2]] == ['0000_val0.png', '0001_val1.png']
+    assert np.asarray(Image.open(sheets[0])).std() > 5
 
 
 WITHOUT = """

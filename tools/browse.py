@@ -3,13 +3,14 @@
     python tools/browse.py CONFIG --out-dir DIR
 
 Writes one picture per sample (patch grid, token count, boxes with their classes) and `batch.png`,
-the packed batch beside what padding it would cost.
+the packed batch beside what padding it would cost. Of clips it writes contact sheets: the frames
+that are seen, by tubelets.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.structures import BaseDataElement
 from rich.progress import track
 
+from navit_backbone.tasks.common.dataset import file_of
 from navit_backbone.tasks.common.overlay import IGNORED
 from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sampling import SeededSampler
-from navit_backbone.tools.command_line import add_config_arguments, read_config, run
+from navit_backbone.tools.command_line import add_config_arguments, read_config, run, task_of
+from navit_backbone.vit import patch_shapes
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,13 +61,16 @@ def browse(args: argparse.Namespace) -> None:
     config = load_config(args)
     loader = config[f'{args.split}_dataloader']
     dataset = build_dataset(config, loader)
-    patch_size = patch_size_of(config, dataset)
     seed = config.get('randomness', {}).get('seed') or 0 if args.seed is None else args.seed
     sampler = SeededSampler(dataset, shuffle=args.split == 'train', seed=seed)
     sampler.set_epoch(args.epoch)
     num = min(args.num, len(dataset))
     indices, batch_size = first_samples(loader, sampler, num, args.batch_size)
     args.out_dir.mkdir(parents=True, exist_ok=True)
+    if task_of(config, args.config) == 'video':
+        draw_clips(config, dataset, indices[:num], args.out_dir)
+        return
+    patch_size = patch_size_of(config, dataset)
     samples = []
     for number, index in enumerate(track(indices, description='drawing')):
         shown = shown_of(dataset[index], dataset.metainfo)
@@ -75,6 +81,36 @@ def browse(args: argparse.Namespace) -> None:
     images = [shown.image for shown in samples[:batch_size]]
     batch_picture(images, patch_size).save(args.out_dir / 'batch.png')
     report(samples[:num], patch_size, args.out_dir)
+
+
+def draw_clips(config: Config, dataset: Any, indices: Sequence[int], out_dir: Path) -> None:
+    """A contact sheet for each clip."""
+    from navit_backbone.tasks.common.clip_pictures import clip_sheet
+
+    shapes = patch_shapes(config.model.backbone.get('patch_size', 16))
+    classes, tokens = dataset.metainfo['classes'], []
+    for number, index in enumerate(track(indices, description='drawing')):
+        packed = dataset[index]
+        sample, view = packed['data_samples'], packed['inputs'][0]
+        frames = view.permute(1, 2, 3, 0).numpy()
+        name = Path(file_of(sample.metainfo)).name
+        labels = ', '.join(classes[i] for i in sample.gt_label.tolist())
+        title = f'{name}: {labels}; cannot be read'
+        if not sample.get('bad', False):
+            h, w, total, rate = sample.measured
+            title = (
+                f'{name}: {labels}; {len(frames)} of {total} frames of {h} x {w} px (height x '
+                f'width) at {rate:g} a second, seen at {frames.shape[1]} x {frames.shape[2]}'
+            )
+        sheet = clip_sheet(frames, shapes, sample.frame_inds[0].tolist(), title)
+        sheet.save(out_dir / f'{number:04d}_{Path(name).stem}.png')
+        steps = (-(-len(frames) // t) * -(-frames.shape[1] // p) * -(-frames.shape[2] // q)
+                 for t, p, q in shapes)  # fmt: skip
+        tokens.append(sum(steps))
+    print(
+        f'{len(tokens)} clips in {out_dir}\n'
+        f'tokens a clip: {min(tokens):,} to {max(tokens):,}, mean {np.mean(tokens):,.1f}'
+    )
 
 
 def first_samples(
