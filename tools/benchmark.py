@@ -13,6 +13,8 @@ sampler   how full TokenBudgetBatchSampler's batches are
 run       a training run of 1,000 steps: waiting for data, and memory
 segment   a linear segmentor on mixed sizes: evaluation against batch 1, steps against padded
 large     a picture of 6000 x 4000 pixels, labelled at its own size
+clips     training steps on clips of mixed sizes and lengths, against padded with a key mask
+reading   16 frames of a 1080p video, against the whole file into memory; and memory over many reads
 
 Sizes are those of coco128's photos, scaled by one factor; pixels are noise. A step is forward and
 backward, in float32 on CPU and under bfloat16 autocast on CUDA. tools/measure.py tells how a figure
@@ -223,6 +225,7 @@ ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_
 ALONE = {'memory': memory_rows, 'packer': packer_rows}
 DETECTION = ('steps', 'pipeline', 'sampler', 'run')  # what tools/benchmark_detection.py has
 SEGMENTATION = ('segment', 'large')  # what tools/benchmark_segmentation.py has
+VIDEO = ('clips', 'reading')  # what tools/benchmark_video.py has
 
 
 def as_markdown(header: dict[str, str], results: Sequence[Result]) -> str:
@@ -247,7 +250,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*ON_PHOTOS, *ALONE, *DETECTION, *SEGMENTATION]
+    names = [*ON_PHOTOS, *ALONE, *DETECTION, *SEGMENTATION, *VIDEO]
     parser.add_argument('--only', nargs='+', choices=names, default=names, help='(all)')
     parser.add_argument('--arch', nargs='+', choices=list(ARCHS), help='(tiny small)')
     parser.add_argument('--pairs', type=int, help=f'rounds of each comparison ({MIN_ROUNDS})')
@@ -320,6 +323,8 @@ def results_of(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]
     """All lines of one row's name."""
     if row in ALONE:
         return ALONE[row](setting)
+    if row in VIDEO:
+        return video_results(row, setting, archs)
     if not setting.sizes:
         reason = (
             'skipped: no coco128/annotations/instances_train2017.json; set NAVIT_DATA or --data'
@@ -356,6 +361,17 @@ def segmentation_results(row: str, setting: Setting, archs: Sequence[str]) -> li
     if row == 'large':
         return segmentation.large_rows(setting)
     return [result for name in archs for result in segmentation.segmentation_rows(setting, name)]
+
+
+def video_results(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]:
+    """The lines of one row of clips, where decord is installed."""
+    if find_spec('decord') is None:
+        return [Result(what=row, figure='skipped: decord is not installed (the extra [video])')]
+    from navit_backbone.tools import benchmark_video as video
+
+    if row == 'reading':
+        return video.reading_rows(setting)
+    return [result for name in archs for result in video.clip_rows(setting, name)]
 
 
 def main() -> None:

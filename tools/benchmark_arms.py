@@ -134,19 +134,20 @@ class Step:
     def packed(self, packed: PackedPatches) -> None:
         """Attention within each picture of the pack."""
         with autocast(self.device):
-            self._backward(self.model(packed).tokens)
+            self.backward(self.model(packed).tokens)
 
     def masked(self, batch: Batch) -> None:
         """The padded canvas, with a key mask."""
         with autocast(self.device):
-            self._backward(masked_tokens(self.model, batch))
+            self.backward(masked_tokens(self.model, batch))
 
     def siglip2(self, inputs: dict[str, Tensor]) -> None:
         """Pictures padded to the longest, with the model's own mask."""
         with autocast(self.device):
-            self._backward(self.model(**inputs).last_hidden_state)
+            self.backward(self.model(**inputs).last_hidden_state)
 
-    def _backward(self, tokens: Tensor) -> None:
+    def backward(self, tokens: Tensor) -> None:
+        """The backward pass of a linear loss."""
         (tokens.float() @ self.readout_D).sum().backward()
         self.model.zero_grad(set_to_none=True)
 

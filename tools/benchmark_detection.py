@@ -6,7 +6,6 @@ trains on are the boxes filled; what a step costs does not depend on it.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import random
@@ -41,6 +40,7 @@ from navit_backbone.tools.measure import (
     Arm,
     Result,
     compared,
+    give_back_free_memory,
     in_new_process,
     interleaved,
     resident_bytes,
@@ -339,13 +339,6 @@ class RunRecord(Hook):
         give_back_free_memory()
         children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
         self.bytes.append(resident_bytes(peak=False) + sum(_private(pid) for pid in children))
-
-
-def give_back_free_memory() -> None:
-    """Let malloc return what nobody holds: it keeps it, more the more sizes a run has seen."""
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc
-    if trim is not None:
-        trim(0)
 
 
 def _private(pid: str) -> int:

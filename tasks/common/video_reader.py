@@ -1,7 +1,7 @@
 """Clips from files: only the frames that are asked for, upright, with the time of each.
 
-decord reads first; what it cannot read, and what is stored turned, PyAV does. A folder of frames
-and a single picture are clips too.
+decord reads first; what it cannot read, PyAV does. A folder of frames and a single picture are
+clips too.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class DecordReader:
         if not self.num_frames:
             raise UnreadableVideoError('decord: no frames')
         first = self._try(lambda: self._video[0].asnumpy())
-        if first.ndim != 3 or first.shape[2] != 3:  # decord 3.4 mixes up frames stored turned
-            raise UnreadableVideoError('decord: not upright')
+        if first.ndim != 3 or first.shape[2] != 3:
+            # decord 3.4 takes the padding of rows for a fourth channel at some widths, as 96
+            raise UnreadableVideoError(f'decord: frames of shape {first.shape}')
         self.size = (first.shape[0], first.shape[1])
         self.fps = float(self._video.get_avg_fps()) or _ASSUMED_FPS
 
