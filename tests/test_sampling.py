@@ -176,6 +176,18 @@ def test_ranks_share_each_epoch_out(length, world_size, shuffle, round_up, epoch
         assert set(seen.values()) == {1}
 
 
+@pytest.mark.parametrize('shuffle', [False, True])
+def test_repeats_of_an_example_stand_together_and_draw_apart(folder, shuffle):
+    """Repeated augmentation: each example `repeats` times in a row, every time another seed."""
+    sampler = sampling.SeededSampler(Photos(folder, pipeline()), shuffle=shuffle, seed=3, repeats=3)
+    indices = list(sampler)
+    assert len(sampler) == len(indices) == 3 * len(sampler.dataset)
+    runs = [indices[i : i + 3] for i in range(0, len(indices), 3)]
+    assert all(len(set(map(int, run))) == 1 for run in runs)
+    assert sorted(int(run[0]) for run in runs) == list(range(len(sampler.dataset)))
+    assert len({index.sample_seed for index in indices}) == len(indices)
+
+
 def test_the_order_is_a_function_of_seed_and_epoch():
     build = DATA_SAMPLERS.build
     one, two = (build(dict(type='SeededSampler', dataset=range(50), seed=4)) for _ in range(2))

@@ -12,7 +12,7 @@ from commands import NO_WORKERS, call
 from PIL import Image
 
 from navit_backbone.tasks.common.video_reader import open_video
-from navit_backbone.tools import browse, predict, publish, test, train
+from navit_backbone.tools import browse, knn, predict, publish, test, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/video/cls_navit-ti_20e_fight.py'
@@ -143,6 +143,20 @@ def test_browse_draws_contact_sheets(options, monkeypatch, tmp_path, capsys):
     sheets = sorted((tmp_path / 'look').glob('*.png'))
     assert [sheet.name for sheet in sheets[:2]] == ['0000_val0.png', '0001_val1.png']
     assert np.asarray(Image.open(sheets[0])).std() > 5
+
+
+def test_nearest_neighbours_tell_bright_clips_from_dark(
+    trained, options, monkeypatch, tmp_path, capsys
+):
+    """By a trained model and by random weights; what cannot be read is wrong."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    for checkpoint in ([trained[0]], []):
+        out = tmp_path / 'knn.json'
+        arguments = [CONFIG, *checkpoint, '--k', 1, 3, '--out', out, *options]
+        assert call(monkeypatch, knn, *arguments) is None
+        told = json.loads(out.read_text())
+        assert told['top1 of 1 neighbours'] == pytest.approx(80)
+    assert 'from 1 to that many' in call(monkeypatch, knn, CONFIG, '--k', 99, *options)
 
 
 WITHOUT = """

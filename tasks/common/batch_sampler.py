@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from navit_backbone.packer import Packer
 
 from .balance import Row, balanced
-from .sample import SampleIndex, SampleSeed
+from .sample import SampleIndex
 from .sampling import SeededSampler
 from .wrappers import locate, planned_parts
 
@@ -71,7 +71,7 @@ class RowStream:
 
     def sample_index(self, key: tuple[int, int]) -> SampleIndex:
         """What the data set is asked for: the seed's epoch is the pass."""
-        return SampleIndex(key[1], SampleSeed(self.seed, *key))
+        return self.sampler.sample_index(*key, seed=self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to go on with the same rows: plain numbers and lists."""
@@ -159,7 +159,7 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
 
     def _steps_of_a_pass(self) -> int:
         examples_a_step = self.mean_batch_size * self.sampler.world_size
-        return max(1, round(len(self.sampler.dataset) / examples_a_step))
+        return max(1, round(self.sampler.num_draws / examples_a_step))
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration, which the sampler keeps; mmengine tells that one."""

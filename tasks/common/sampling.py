@@ -21,6 +21,9 @@ class SeededSampler(Sampler[SampleIndex]):
     `seed` is the runner's where the config gives none, and one for all ranks where neither does.
     The epoch comes from mmengine's loops through `set_epoch`. With `round_up` every rank gets
     equally many indices, the first ones of the epoch repeated where they do not divide evenly.
+
+    `repeats` takes each example so many times in a row, each time with draws of its own: repeated
+    augmentation (Hoffer et al. 2020). An epoch is then as many times as long.
     """
 
     def __init__(
@@ -30,13 +33,16 @@ class SeededSampler(Sampler[SampleIndex]):
         shuffle: bool = True,
         seed: int | None = None,
         round_up: bool = True,
+        repeats: int = 1,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError(
                 f'{type(dataset).__name__} is empty, nothing to sample: check its ann_file and '
                 'data_root, and whether filter_cfg leaves anything'
             )
-        self.dataset = dataset
+        if repeats < 1:
+            raise ValueError(f'repeats={repeats} must be at least 1')
+        self.dataset, self.repeats = dataset, repeats
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self.round_up = round_up
@@ -44,17 +50,29 @@ class SeededSampler(Sampler[SampleIndex]):
         self.rank, self.world_size = get_dist_info()
         self._skipped = 0
 
+    @property
+    def num_draws(self) -> int:
+        """Of one epoch, all ranks together."""
+        return len(self.dataset) * self.repeats
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next iteration: the pass over the data, counted from 0."""
         self.epoch = epoch
 
     def order(self, epoch: int, *, seed: int | None = None) -> list[int]:
-        """The indices of one epoch, all ranks together."""
-        count = len(self.dataset)
-        if not self.shuffle:
-            return list(range(count))
+        """The draws of one epoch, all ranks together: index times `repeats` plus which repeat."""
+        indices = np.arange(len(self.dataset))
+        if self.shuffle:
+            seed = self.seed if seed is None else seed
+            indices = np.random.default_rng([seed, epoch]).permutation(len(indices))
+        draws = indices[:, None] * self.repeats + np.arange(self.repeats)
+        order: list[int] = draws.flatten().tolist()
+        return order
+
+    def sample_index(self, epoch: int, draw: int, *, seed: int | None = None) -> SampleIndex:
+        """What the data set is asked for by a draw of an epoch."""
         seed = self.seed if seed is None else seed
-        return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+        return SampleIndex(draw // self.repeats, SampleSeed(seed, epoch, draw))
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to issue the epoch under way again, from its start."""
@@ -62,7 +80,7 @@ class SeededSampler(Sampler[SampleIndex]):
             'seed': self.seed,
             'epoch': self.epoch,
             'shuffle': self.shuffle,
-            'num_samples': len(self.dataset),
+            'num_samples': self.num_draws,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -95,9 +113,9 @@ class SeededSampler(Sampler[SampleIndex]):
             order = (order * math.ceil(total / len(order)))[:total]
         share = order[self.rank :: self.world_size][self._skipped :]
         self._skipped = 0
-        return iter([SampleIndex(i, SampleSeed(self.seed, epoch, i)) for i in share])
+        return iter([self.sample_index(epoch, draw) for draw in share])
 
     def __len__(self) -> int:
         if self.round_up:
-            return math.ceil(len(self.dataset) / self.world_size)
-        return math.ceil((len(self.dataset) - self.rank) / self.world_size)
+            return math.ceil(self.num_draws / self.world_size)
+        return math.ceil((self.num_draws - self.rank) / self.world_size)

@@ -1,0 +1,34 @@
+"""Nearest neighbours against loops in plain Python."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from navit_backbone.tasks.common.knn import knn_scores
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 5), st.integers(0, 10**6))
+def test_scores_are_those_of_a_loop(bank, queries, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(bank, 6, generator=generator)
+    labels = torch.randint(classes, (bank,), generator=generator)
+    asked = torch.randn(queries, 6, generator=generator)
+    k = min(bank, 5)
+    found = knn_scores(vectors, labels, asked, num_classes=classes, k=k, temperature=0.2)
+    for row, query in zip(found, asked, strict=True):
+        alike = [torch.cosine_similarity(query, v, dim=0).item() for v in vectors]
+        near = sorted(range(bank), key=lambda i: -alike[i])[:k]
+        weights = [math.exp(alike[i] / 0.2) for i in near]
+        expected = [0.0] * classes
+        for i, weight in zip(near, weights, strict=True):
+            expected[labels[i]] += weight / sum(weights)
+        assert row.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_neighbours_than_examples_are_refused():
+    with pytest.raises(ValueError, match='k=3 neighbours of 2 examples'):
+        knn_scores(torch.randn(2, 4), torch.tensor([0, 1]), torch.randn(1, 4), num_classes=2, k=3)
