@@ -29,6 +29,7 @@ PACKAGES = [
     ('mmdet', 'onedl-mmdetection', 'det', 'detection'),
     ('mmseg', 'onedl-mmsegmentation', 'seg', 'segmentation'),
     ('decord', 'decord2', 'video', 'video'),
+    ('av', 'av', 'video', 'video'),
 ]
 # What installs the same files as one of our packages, and which
 UPSTREAM = {
@@ -230,7 +231,12 @@ def required_versions() -> dict[str, str]:
 
 def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]:
     """What a config says, what lies where it points, and what its model does."""
-    from navit_backbone.tools.command_line import add_config_arguments, enter_task, read_config
+    from navit_backbone.tools.command_line import (
+        add_config_arguments,
+        enter_task,
+        read_config,
+        task_of,
+    )
     from navit_backbone.tools.doctor_config import examine_config
     from navit_backbone.tools.doctor_model import examine_model
 
@@ -242,6 +248,11 @@ def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]
     enter_task(cfg, path)
     if 'backbone' not in cfg.get('model', {}):
         raise ValueError(f'{path}: the model has no backbone, and no other is examined')
+    if task_of(cfg, path) == 'video':
+        from navit_backbone.tools.doctor_video import examine_clips
+
+        yield from examine_clips(cfg)
+        return
     data = yield from examine_config(cfg)
     yield from examine_model(cfg, data)
 

@@ -21,6 +21,7 @@ from navit_backbone.tools.doctor import Finding
 
 SPLITS = ('train', 'val', 'test')
 PACKERS = {'mmdet': 'PackDetInputs', 'mmseg': 'PackSegInputs'}
+OURS = ('NaViTBackbone', 'NaViTClipBackbone')
 NUM_LOOKED_AT = 200  # pictures of a data set whose files are looked for
 # What a registry, a constructor or a reader of files says to what a user wrote
 MISTAKES = (ValueError, TypeError, KeyError, OSError, AssertionError, AttributeError, RuntimeError)
@@ -129,7 +130,7 @@ def read_loader(key: str, config: Mapping[str, Any]) -> tuple[Any, Finding]:
     except MISTAKES as error:
         return None, Finding(name=key, found='', problem=told(error))
     classes = dataset.metainfo.get('classes', ())
-    found = f'{len(dataset)} pictures, {len(classes)} classes: {", ".join(classes[:5])}'
+    found = f'{len(dataset)} examples, {len(classes)} classes: {", ".join(classes[:5])}'
     return dataset, Finding(name=key, found=found + (', ...' if len(classes) > 5 else ''))
 
 
@@ -197,7 +198,7 @@ def check_weights(cfg: Config) -> Iterator[Finding]:
 def check_start(key: str, backbone: dict[str, Any], start: dict[str, Any]) -> Finding:
     """Whether a backbone takes the weights of its `init_cfg`; a stock one: whether they exist."""
     file = str(start.get('checkpoint'))
-    if backbone['type'] != 'NaViTBackbone':
+    if backbone['type'] not in OURS:
         lacks = '://' not in file and not Path(file).is_file()
         return Finding(name=key, found=file, problem='there is no such file' if lacks else '')
     try:

@@ -73,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
 def check_start(cfg: Config) -> None:
     """Refuse weights that are not there before hundreds of lines are logged."""
     backbone = cfg.model.get('backbone') or {}
-    if backbone.get('type') == 'NaViTBackbone':
+    if str(backbone.get('type')).startswith('NaViT'):
         refuse_missing((backbone.get('init_cfg') or {}).get('checkpoint'))
 
 

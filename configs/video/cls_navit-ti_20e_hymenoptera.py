@@ -1,4 +1,4 @@
-"""ViT-Ti from DeiT's ImageNet weights on photos of ants and bees: 200 to train on, 50 held out.
+"""ViT-Ti from DeiT's ImageNet weights on photos of ants and bees: 100 to train on, 50 held out.
 
 A picture is a clip of one frame. Native aspect, at most 256 tokens. Cost and accuracy: not measured
 yet.
