@@ -28,10 +28,10 @@ def classifier(patch_size=(2, 16, 16), *, num_classes=4, backbone=(), **head):
         dict(
             type='VideoClassifier',
             data_preprocessor=dict(type='NaViTClipDataPreprocessor', mean=MEAN, std=STD),
-            backbone=dict(
-                type='NaViTClipBackbone', arch=ARCH, patch_size=patch_size,
-                temporal_position=dict(max_size=16), **dict(backbone),
-            ),
+            backbone={
+                'type': 'NaViTClipBackbone', 'arch': ARCH, 'patch_size': patch_size,
+                'temporal_position': dict(max_size=16), **dict(backbone),
+            },
             head=dict(type='NaViTClipHead', num_classes=num_classes, **head),
         )
     )  # fmt: skip
@@ -254,3 +254,36 @@ def test_frozen_stages(stages):
     assert ('norm.weight' in learns) == (stages < 3)
     assert ('temporal_position.t' in learns) == (stages < 0)
     assert any(name.startswith('blocks.1') for name in learns) == (stages < 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# Learning
+
+
+@pytest.mark.parametrize('with_time', [True, False])
+def test_a_few_clips_are_fitted_and_their_order_by_temporal_position_alone(with_time):
+    """Clips of two sizes, each forward and backward: without a position in time they are alike."""
+    torch.manual_seed(0)
+    model = classifier(
+        16, num_classes=2, backbone=dict(temporal_position=dict(max_size=8) if with_time else None)
+    ).float()
+    items = clip_samples([(6, 32, 16), (6, 16, 48), (4, 16, 16)], num_classes=2)
+    both = []
+    for item in items:
+        for label, clip in enumerate((item['inputs'], item['inputs'].flip(2))):
+            sample = ClipDataSample(metainfo=item['data_samples'].metainfo)
+            sample.gt_label = torch.tensor([label])
+            sample.gt_score = F.one_hot(sample.gt_label[0], 2).float()
+            both.append(dict(inputs=clip, data_samples=sample))
+    data = prepared(model, both, 16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses = model(**data, mode='loss')
+        losses['loss_cls'].backward()
+        optimizer.step()
+    if with_time:
+        assert losses['top1_acc'] == 1
+        assert losses['loss_cls'] < 0.1
+    else:
+        assert losses['loss_cls'] > 0.69
