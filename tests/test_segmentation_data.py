@@ -12,6 +12,7 @@ from mmseg.datasets import ADE20KDataset
 
 import navit_backbone.tasks.segmentation  # noqa: F401  registers
 from navit_backbone.tasks.common.classes import override
+from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
 
 SIZES = [(40, 60), (33, 21), (50, 50)]
@@ -62,6 +63,14 @@ def loaded(dataset, number, loader=None):
     for step in (dict(type='LoadImageFromFile'), loader or dict(type='LoadSegMap')):
         results = TRANSFORMS.build(step)(results)
     return results['gt_seg_map']
+
+
+def test_a_background_is_dark_and_other_classes_keep_their_colours(folder):
+    names = ['Background', 'sky', 'road', 'grass']
+    (folder / 'classes.txt').write_text('\n'.join(names))
+    colours = build(folder).metainfo['palette']
+    assert max(colours[0]) < 50
+    assert list(colours[1:]) == palette(4)[1:]
 
 
 def test_pictures_keep_their_sizes_and_maps(folder):

@@ -24,12 +24,14 @@ from mmseg.datasets import (
 from mmseg.datasets.transforms import LoadAnnotations
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
-from ..common.palette import palette
+from ..common.palette import Colour, palette
 from ..common.picture_sizes import PICTURE_SUFFIXES
 from ..common.sample import BadSampleError
 from ..common.wording import few
 
 _LARGEST = 255  # labels are bytes; this one is never a class
+_DARK: Colour = (36, 36, 44)
+_BACKGROUND = ('background', 'null', 'void', 'other', 'none')
 
 
 @TRANSFORMS.register_module()
@@ -209,7 +211,7 @@ class _Folder(BaseSegDataset):
         chosen = (metainfo or {}).get('classes')
         self.named = read_classes(str(Path(kwargs.get('data_root') or '') / class_file), chosen)
         classes = self.named if chosen is None else tuple(chosen)
-        metainfo = {'palette': palette(len(classes)), **(metainfo or {}), 'classes': classes}
+        metainfo = {'palette': _colours(classes), **(metainfo or {}), 'classes': classes}
         super().__init__(*args, metainfo=metainfo, img_suffix=img_suffix, lazy_init=True, **kwargs)
         if classes != self.named:
             new = {name: label for label, name in enumerate(classes)}
@@ -250,6 +252,15 @@ class _Folder(BaseSegDataset):
                 f'{folder}: {few(lacking)}; correct the list, or data_prefix.img_path'
             )
         return names
+
+
+def _colours(classes: Sequence[str]) -> list[Colour]:
+    """Of the classes; what is called background is dark, so that the others stand out."""
+    colours = palette(len(classes))
+    return [
+        _DARK if name.lower() in _BACKGROUND else colour
+        for name, colour in zip(classes, colours, strict=True)
+    ]
 
 
 def pictures_in(folder: str, suffix: str = '') -> dict[str, str]:
