@@ -3,6 +3,7 @@
 A photo is scaled with its aspect, to 0.5 to 2 times the sides of 384 x 384 pixels' worth, and a
 crop of at most 384 x 384 (576 tokens) is cut out of it, whose largest class has at most 0.75 of it.
 Everything else is the same: weights, head, schedule, and the evaluation on whole photos.
+mIoU 14.70, mean of three seeds.
 
 python tools/train.py configs/segmentation/linear_navit-ti_20e_clothing_crops.py
 """
