@@ -198,7 +198,7 @@ def test_what_cannot_be_compared_is_refused(arguments, told, monkeypatch, tmp_pa
 def test_arms_of_two_tasks_are_refused(monkeypatch, tmp_path):
     (tmp_path / 'other.py').write_text("default_scope = 'mmseg'\nrandomness = dict(seed=0)\n")
     told = call(monkeypatch, arms, CONFIG, tmp_path / 'other.py', '--out', tmp_path / 'out')
-    assert 'mmdet and mmseg' in told
+    assert 'of detection and segmentation' in told
 
 
 def test_differences_name_every_key():

@@ -192,7 +192,7 @@ def test_the_tool_draws_a_set(tmp_path):
     [
         (['sample', '--out', '.'], 'error: --out . holds another set or other files'),
         (['sample', '--train', 'many'], "'many' is not a whole number"),
-        (['split', 'none.json', '--out', 'o'], 'no annotation file at none.json'),
+        (['split', 'none.json', '--out', 'o'], 'no file or folder at none.json'),
         (['split', 'thesis.txt', '--out', 'o'], 'thesis.txt is not JSON'),
         (['split', 'thesis.txt', '--out', 'o', '--val', '20'], 'between 0 and 1, got 20.0'),
         (['smaple'], "invalid choice: 'smaple'"),
