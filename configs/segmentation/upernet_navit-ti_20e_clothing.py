@@ -2,8 +2,8 @@
 train on, 40 held out, 59 classes.
 
 Photos keep their aspect, at most 576 tokens (384 x 384 pixels' worth) each; in training they are
-mirrored and change in size and colour first. On one core of an AMD EPYC, beside another training,
-52 minutes; mIoU 8.60, seed 0 (2026-11-21).
+mirrored and change in size and colour first. Cost: 52 minutes on one core of an AMD EPYC, beside
+another training; mIoU 8.60, seed 0 (2026-11-21).
 
 NAVIT_DATA is the folder that holds `clothing/` and `weights/` (unset: ../shared/data).
 python tools/train.py configs/segmentation/upernet_navit-ti_20e_clothing.py
