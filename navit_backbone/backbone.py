@@ -28,26 +28,24 @@ register_safe_loader(CheckpointLoader)
 class PackedBackbone(BaseModule):
     """A NaViT as a module of OpenMMLab: its weights, what of it is frozen, its layers.
 
-    `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of `vit.Arch`.
     `out_indices`: the blocks whose tokens are given out; the final norm follows the last only.
     Where the last block is not among them, DDP needs ``find_unused_parameters=True``.
     `frozen_stages`: -1 nothing; 0 the embedding; k the first k blocks too, and the final norm with
     the last of them. `init_cfg`: ``dict(type='Pretrained', checkpoint=...)``, read by
-    `checkpoint.load_weights`. All else goes to `vit.NaViT`.
+    `checkpoint.load_weights`.
     """
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] | Arch,
+        vit: NaViT,
         *,
         out_indices: int | Sequence[int] = -1,
         frozen_stages: int = -1,
         init_cfg: Mapping[str, Any] | None = None,
-        **options: Any,
     ) -> None:
         super().__init__(init_cfg)
         self.is_init: bool
-        self.vit = NaViT(arch, **options)
+        self.vit = vit
         guard_loading(self.vit)
         depth = len(self.vit.blocks)
         self.out_indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
@@ -120,7 +118,8 @@ class NaViTBackbone(PackedBackbone):
 
     Pooling and classifier of `arch` are left out: maps need neither, and unused weights would stop
     DDP. `strict`: raise, rather than warn once, when a training batch of several pictures comes
-    without their sizes. All else as in `PackedBackbone`.
+    without their sizes. `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of
+    `vit.Arch`; all else as in `PackedBackbone` and `vit.NaViT`.
     """
 
     def __init__(
@@ -142,19 +141,19 @@ class NaViTBackbone(PackedBackbone):
     ) -> None:
         if not isinstance(patch_size, int):
             raise ValueError(f'patch_size={patch_size!r} must be a side in pixels, as 16')
-        super().__init__(
+        vit = NaViT(
             replace(Arch.of(arch), pooling=None, num_classes=0),
             patch_size=patch_size,
             position=position,
-            out_indices=out_indices,
             drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
             window_size=window_size,
             global_attn_indexes=global_attn_indexes,
             attention=attention,
             final_norm=final_norm,
-            init_cfg=init_cfg,
+            with_cp=with_cp,
+        )
+        super().__init__(
+            vit, out_indices=out_indices, frozen_stages=frozen_stages, init_cfg=init_cfg
         )
         self.patch_size, self.strict = patch_size, strict
         self._warned = False
@@ -231,19 +230,18 @@ class NaViTClipBackbone(PackedBackbone):
         fields = Arch.of(arch)
         if fields.pooling is None:
             raise ValueError("a backbone of clips needs arch.pooling: 'token', 'mean' or 'map'")
-        super().__init__(
+        vit = NaViT(
             replace(fields, num_classes=0),
             patch_size=patch_size,
             position=position,
             temporal_position=temporal_position,
             time_attention=time_attention,
             drop_path_rate=drop_path_rate,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
             attention=attention,
             final_norm=final_norm,
-            init_cfg=init_cfg,
+            with_cp=with_cp,
         )
+        super().__init__(vit, frozen_stages=frozen_stages, init_cfg=init_cfg)
 
     def forward(self, packs: PackedPatches | Sequence[PackedPatches]) -> NaViTOutput:
         """The tokens of all clips; its `features` are those of the `out_indices`."""

@@ -45,8 +45,8 @@ def _inflated(
 ) -> NaViTWeights:
     (picture,) = weights.patch_shapes
     embeds, others = _embeddings(weights)
-    bias = embeds.get(f'patch_embed.{_name(picture)}.bias')
-    kernel = embeds[f'patch_embed.{_name(picture)}.weight']
+    bias = embeds.get(f'patch_embed.{shape_name(picture)}.bias')
+    kernel = embeds[f'patch_embed.{shape_name(picture)}.weight']
     for shape in shapes:
         others[f'patch_embed.{shape_name(shape)}.weight'] = _over_time(kernel, shape, inflation)
         if bias is not None:
@@ -72,14 +72,16 @@ def _deflated(weights: NaViTWeights, shape: PatchShape) -> NaViTWeights:
     (tubelet,) = weights.patch_shapes
     embeds, others = _embeddings(weights)
     t, h, w = tubelet
-    kernel = embeds[f'patch_embed.{_name(tubelet)}.weight']
-    bias = embeds.get(f'patch_embed.{_name(tubelet)}.bias')
+    kernel = embeds[f'patch_embed.{shape_name(tubelet)}.weight']
+    bias = embeds.get(f'patch_embed.{shape_name(tubelet)}.bias')
     first = others.pop(TABLE, torch.zeros(1, kernel.shape[0], dtype=kernel.dtype))[0]
     summed = kernel.unflatten(1, (-1, t, h * w)).sum(2).flatten(1)
     others[f'patch_embed.{shape_name(shape)}.weight'] = summed
     if bias is not None:
         others[f'patch_embed.{shape_name(shape)}.bias'] = bias + first
-    note = f'the patch embedding of clips, {_name(tubelet)}, was summed over time, for pictures'
+    note = (
+        f'the patch embedding of clips, {shape_name(tubelet)}, was summed over time, for pictures'
+    )
     notes = (*weights.notes, note)
     return replace(weights, tensors=others, temporal_position=None, notes=notes)
 
@@ -88,7 +90,3 @@ def _embeddings(weights: NaViTWeights) -> tuple[dict[str, Tensor], dict[str, Ten
     """The tensors of the patch embeddings, and the others."""
     embeds = {k: t for k, t in weights.tensors.items() if k.startswith('patch_embed.')}
     return embeds, {k: t for k, t in weights.tensors.items() if k not in embeds}
-
-
-def _name(shape: tuple[int, ...]) -> str:
-    return 'x'.join(map(str, shape))

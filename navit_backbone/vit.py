@@ -305,7 +305,7 @@ class NaViT(nn.Module):
         return self.prefix.to(tokens_TD.dtype).expand(count, -1, -1)
 
 
-def shape_name(shape: PatchShape) -> str:
+def shape_name(shape: Sequence[int]) -> str:
     """(1, 16, 16) -> '1x16x16'."""
     return 'x'.join(map(str, shape))
 

@@ -1,6 +1,5 @@
 """Clips from lists, CSV and folders; broken ones replaced in training and wrong in testing."""
 
-import logging
 import shutil
 
 import numpy as np
@@ -9,6 +8,7 @@ from clip_files import frame_of, write_video
 from PIL import Image
 
 import navit_backbone.tasks.video  # noqa: F401  registers
+from navit_backbone.tasks.common import clip_data
 from navit_backbone.tasks.common.clip_data import NaViTClipDataset
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
 
@@ -169,7 +169,7 @@ def broken(root, name='run/b.mp4'):
     return root
 
 
-def test_a_broken_clip_is_replaced_in_training_and_named_once(videos, caplog):
+def test_a_broken_clip_is_replaced_in_training_and_listed(videos):
     data = dataset(broken(videos))
     data.complete_sizes()
     index = SampleIndex(1, (0, 0, 1))
@@ -210,8 +210,10 @@ def test_a_size_that_the_list_tells_wrong_is_bad(videos):
         data._run_pipeline(0, data._seed_of(SampleIndex(0, (0, 0, 0))), None)
 
 
-def test_other_files_beside_the_clips_are_left_out_and_said(videos, caplog):
+def test_other_files_beside_the_clips_are_left_out_and_said(videos, monkeypatch):
     shutil.copy(videos / 'clips/run/b.mp4', videos / 'clips/run/notes.txt')
-    logger = logging.getLogger('mmengine')
-    logger.propagate = True
+    said = []
+    monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
     assert len(dataset(videos)) == 4
+    assert len(said) == 1
+    assert 'run: 1 files are none of .mp4' in said[0]

@@ -118,4 +118,10 @@ def test_arms_in_folds(clips, monkeypatch, tmp_path):
     assert 'nothing but height, width, frames and rate' in report
     folders = {folder.name for folder in (tmp_path / 'out').glob('cls*_fold*')}
     assert len(folders) == 6
-    assert call(monkeypatch, arms, *command, 'train_cfg.max_epochs=1') is None  # nothing is redone
+    made = sorted((tmp_path / 'out').rglob('*.pth')) + sorted(
+        (tmp_path / 'out').rglob('batch_2.json')
+    )
+    times = [file.stat().st_mtime_ns for file in made]
+    assert len(made) >= 12
+    assert call(monkeypatch, arms, *command) is None
+    assert [file.stat().st_mtime_ns for file in made] == times  # nothing is done twice

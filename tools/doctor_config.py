@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from navit_backbone.backbone import refuse_missing
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.tasks.common.resize import find_planner
+from navit_backbone.tasks.common.wording import few
 from navit_backbone.tools.command_line import mistake
 from navit_backbone.tools.doctor import Finding
 
@@ -174,6 +175,18 @@ def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
             check_same_classes(one, other)
         except ValueError as error:
             yield Finding(name='classes', found='', problem=str(error))
+
+
+def check_apart(files: Mapping[str, set[str]], what: str) -> Iterator[Finding]:
+    """Whether files that a model learns from are among those that it is evaluated on."""
+    for split in ('val', 'test'):
+        if both := sorted(files.get('train', set()) & files.get(split, set())):
+            yield Finding(
+                name=f'{split}_dataloader: {what}',
+                found='',
+                problem=f'{len(both)} of {len(files[split])} are in training too: {few(both)}',
+                fix='take them out of one of the two lists',
+            )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -128,20 +128,3 @@ def _counted(name: str, dataset: Any) -> Finding:
     if dataset.reduce_zero_label and classes[-1] in absent:
         note += '; if it is because reduce_zero_label shifts them, leave it out'
     return Finding(name=name, found=found, note=note if absent else '')
-
-
-def check_apart(datasets: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether pictures that a model learns from are among those that it is evaluated on."""
-    pictures = {
-        split: {str(data.get_data_info(i)['img_path']) for i in range(len(data))}
-        for split, data in datasets.items()
-        if hasattr(data, 'reduce_zero_label')
-    }
-    for split in ('val', 'test'):
-        if both := sorted(pictures.get('train', set()) & pictures.get(split, set())):
-            yield Finding(
-                name=f'{split}_dataloader: pictures',
-                found='',
-                problem=f'{len(both)} of {len(pictures[split])} are in training too: {few(both)}',
-                fix='take them out of one of the two lists',
-            )

@@ -18,6 +18,7 @@ from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import (
     MISTAKES,
     SPLITS,
+    check_apart,
     check_classes,
     check_weights,
     read_loader,
@@ -43,7 +44,13 @@ def examine_clips(cfg: Config) -> Iterator[Finding]:
             datasets[split] = dataset
             yield check_clips(f'{key}.dataset', dataset)
     yield from check_classes(datasets)
-    yield from check_apart(datasets)
+    files = {
+        split: {file_of(data.get_data_info(i)) for i in range(len(data))}
+        for split, data in datasets.items()
+    }
+    yield from check_apart(files, 'clips')
+    if 'train' in datasets:
+        yield count_classes(datasets['train'])
     yield from check_weights(cfg)
     yield from check_model(cfg, datasets)
 
@@ -96,32 +103,19 @@ def check_clips(key: str, dataset: Any) -> Finding:
     return Finding(name=key, found=found, note=note if faults else '')
 
 
-def check_apart(datasets: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether clips are in training and evaluation, and how the classes are spread."""
-    files = {
-        split: {file_of(data.get_data_info(i)) for i in range(len(data))}
-        for split, data in datasets.items()
-    }
-    for split in ('val', 'test'):
-        if both := sorted(files.get('train', set()) & files.get(split, set())):
-            yield Finding(
-                name=f'{split}_dataloader: clips',
-                found='',
-                problem=f'{len(both)} of {len(files[split])} are in training too: {few(both)}',
-                fix='take them out of one of the two lists',
-            )
-    if (train := datasets.get('train')) is not None:
-        classes = train.metainfo['classes']
-        counts = Counter(
-            label for i in range(len(train)) for label in train.get_data_info(i)['gt_label']
-        )
-        absent = [name for number, name in enumerate(classes) if not counts[number]]
-        present = sorted(counts.values())
-        yield Finding(
-            name='train_dataloader: classes',
-            found=f'{present[0]:,} to {present[-1]:,} clips each',
-            note=f'{len(absent)} of {len(classes)} have none: {few(absent)}' if absent else '',
-        )
+def count_classes(dataset: Any) -> Finding:
+    """How the classes are spread over the clips of a training set."""
+    classes = dataset.metainfo['classes']
+    counts = Counter(
+        label for i in range(len(dataset)) for label in dataset.get_data_info(i)['gt_label']
+    )
+    absent = [name for number, name in enumerate(classes) if not counts[number]]
+    present = sorted(counts.values())
+    return Finding(
+        name='train_dataloader: classes',
+        found=f'{present[0]:,} to {present[-1]:,} clips each',
+        note=f'{len(absent)} of {len(classes)} have none: {few(absent)}' if absent else '',
+    )
 
 
 def check_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:

@@ -25,8 +25,8 @@ from rich.progress import track
 from torch import Tensor
 
 from navit_backbone.tasks.common.classes import follow_classes
+from navit_backbone.tasks.common.inference import load_model
 from navit_backbone.tasks.common.knn import knn_scores
-from navit_backbone.tasks.common.loaded_weights import check_fit
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,
@@ -87,11 +87,8 @@ def model_of(cfg: Config, args: argparse.Namespace) -> Any:
     if not args.checkpoint.is_file():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
     without_pretraining(cfg)
-    model = MODELS.build(cfg.model)
     content = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
-    state = content.get('state_dict', content)
-    check_fit(model, state, args.checkpoint)
-    model.load_state_dict(state)
+    model = load_model(cfg.model, content, args.checkpoint, cfg.model.head.num_classes)
     return model.to(args.device).eval()
 
 

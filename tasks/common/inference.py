@@ -37,7 +37,7 @@ class Predictor:
         colours = palette_in(_dataset_meta(content))
         known = len(colours) == len(self.classes)
         self.palette = colours if known else palette(len(self.classes))
-        self.model = _build(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
+        self.model = load_model(cfg.model, content, checkpoint, len(self.classes)).to(device).eval()
         loader, *rest = cfg.test_dataloader.dataset.pipeline
         self.load, self.prepare = Compose([loader]), Compose(rest)
 
@@ -83,9 +83,10 @@ def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple
         ) from error
 
 
-def _build(
+def load_model(
     model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
 ) -> nn.Module:
+    """The model with the weights of a checkpoint's `content`; raise where they do not fit."""
     set_num_classes(model_cfg, num_classes)
     model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
     state = content.get('state_dict', content)

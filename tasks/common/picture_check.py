@@ -7,7 +7,7 @@ leave out any: one that cannot be read would end the run, hours later.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,21 +42,29 @@ class PictureCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         for part in seeded_parts(runner.train_dataloader.dataset):
-            require_some(part)
+            self.check_some(part)
         if runner.val_loop is not None:
             self.before_val(runner)
 
     def before_val(self, runner: Runner) -> None:
-        self._require_all(runner.val_dataloader.dataset)
+        self._check_all(runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
-        self._require_all(runner.test_dataloader.dataset)
+        self._check_all(runner.test_dataloader.dataset)
 
-    def _require_all(self, dataset: Any) -> None:
+    def _check_all(self, dataset: Any) -> None:
         if id(dataset) not in self._checked:  # once, not at every validation
             for part in seeded_parts(dataset):
-                require_all(part)
+                self.check_all(part)
             self._checked.add(id(dataset))
+
+    def check_some(self, dataset: SeededSamples) -> None:
+        """Raise where nothing of a training set can be used."""
+        require_some(dataset)
+
+    def check_all(self, dataset: SeededSamples) -> None:
+        """Raise where something of an evaluation cannot be used."""
+        require_all(dataset)
 
 
 def require_some(dataset: SeededSamples) -> None:
@@ -87,14 +95,19 @@ def require_all(dataset: SeededSamples) -> None:
     faults: list[str] = found[0]
     if faults and len(faults) == len(dataset):
         require_some(dataset)
-    if faults:
-        more = f'\n  and {len(faults) - _NUM_NAMED} more' if len(faults) > _NUM_NAMED else ''
-        raise ValueError(
-            f'{len(faults)} of the {len(dataset)} pictures of {_name(dataset)} cannot be '
-            'evaluated, and an evaluation must not leave any out:\n  '
-            + '\n  '.join(faults[:_NUM_NAMED])
-            + more
-        )
+    refuse(faults, f'of the {len(dataset)} pictures of {_name(dataset)}')
+
+
+def refuse(faults: Sequence[str], what: str) -> None:
+    """Raise where there are faults in an evaluation, and name them."""
+    if not faults:
+        return
+    more = f'\n  and {len(faults) - _NUM_NAMED} more' if len(faults) > _NUM_NAMED else ''
+    raise ValueError(
+        f'{len(faults)} {what} cannot be evaluated, and an evaluation must not leave any out:\n  '
+        + '\n  '.join(faults[:_NUM_NAMED])
+        + more
+    )
 
 
 def _faults(dataset: SeededSamples) -> Iterator[str]:

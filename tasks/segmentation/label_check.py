@@ -10,18 +10,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 from rich.progress import track
 
-from ..common.dataset import seeded_parts
+from ..common.picture_check import PictureCheckHook, refuse
 from ..common.picture_sizes import UNREADABLE, picture_size
 from ..common.sample import BadSampleError
 
 _NUM_READ = 64  # maps of a training set
-_NUM_NAMED = 10
 _NUM_THREADS = 8
 _MANY = 1000  # take long enough to show progress
 _BROKEN = (BadSampleError, *UNREADABLE, cv2.error, AssertionError, AttributeError)
@@ -76,29 +73,14 @@ def one_class_alone(dataset: Any, found: Found) -> str:
 
 
 @HOOKS.register_module()
-class LabelMapCheckHook(Hook):
+class LabelMapCheckHook(PictureCheckHook):
     """Reads all label maps of an evaluation, and some of a training set, before the first step.
 
     An evaluation with maps that it would stop at is refused, and all of these are named. A training
     set of which no map can be used is refused; where one class alone has pixels, that is said.
     """
 
-    def __init__(self) -> None:
-        self._checked: set[int] = set()
-
-    def before_train(self, runner: Runner) -> None:
-        for part in seeded_parts(runner.train_dataloader.dataset):
-            self._check_some(part)
-        if runner.val_loop is not None:
-            self.before_val(runner)
-
-    def before_val(self, runner: Runner) -> None:
-        self._check_all(runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Runner) -> None:
-        self._check_all(runner.test_dataloader.dataset)
-
-    def _check_some(self, dataset: Any) -> None:
+    def check_some(self, dataset: Any) -> None:
         found = _on_main(dataset, range(0, len(dataset), max(1, len(dataset) // _NUM_READ)))
         if found is None:
             return
@@ -107,21 +89,10 @@ class LabelMapCheckHook(Hook):
         if text := one_class_alone(dataset, found):
             print_log(f'label maps: {text}', 'current', logging.WARNING)
 
-    def _check_all(self, dataset: Any) -> None:
-        if id(dataset) in self._checked:  # once, not at every validation
-            return
-        self._checked.add(id(dataset))
-        for part in seeded_parts(dataset):
-            found = _on_main(part, range(len(part)))
-            if found is None or not found.faults:
-                continue
-            more = len(found.faults) - _NUM_NAMED
-            raise ValueError(
-                f'{len(found.faults)} of {len(part)} label maps cannot be evaluated, and an '
-                'evaluation must not leave any out:\n  '
-                + '\n  '.join(found.faults[:_NUM_NAMED])
-                + (f'\n  and {more} more' if more > 0 else '')
-            )
+    def check_all(self, dataset: Any) -> None:
+        found = _on_main(dataset, range(len(dataset)))
+        if found is not None:
+            refuse(found.faults, f'of {len(dataset)} label maps')
 
 
 def _on_main(dataset: Any, indices: Iterable[int]) -> Found | None:
