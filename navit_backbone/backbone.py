@@ -94,13 +94,15 @@ class PackedBackbone(BaseModule):
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         """(layer, number of layers) of a parameter, for layer-wise learning-rate decay.
 
-        Layer 0 is the embedding, layer i + 1 the block i, and the last what follows the blocks.
+        Layer 0 is the embedding, layer i + 1 the block i, and the last what follows the blocks. To
+        the last belongs the temporal position too: it begins at zero beside weights of pictures,
+        and would stay near zero at an embedding's learning rate.
         """
         num_layers = len(self.vit.blocks) + 2
         if not name.startswith(prefix):
             return num_layers - 1, num_layers
         parts = name[len(prefix) :].removeprefix('vit.').split('.')
-        if parts[0] in ('patch_embed', 'position', 'temporal_position', 'prefix'):
+        if parts[0] in ('patch_embed', 'position', 'prefix'):
             return 0, num_layers
         if parts[0] == 'blocks':
             return int(parts[1]) + 1, num_layers
