@@ -182,7 +182,7 @@ def test_layer_depth_counts_from_the_embedding():
         assert layer == expected, name
     assert model.get_layer_depth('neck.conv.weight', 'backbone.') == (5, 6)
     # begins at zero beside pretrained weights: not at an embedding's learning rate
-    assert model.get_layer_depth('backbone.vit.temporal_position.table', 'backbone.') == (5, 6)
+    assert model.get_layer_depth('backbone.vit.temporal_position.t', 'backbone.') == (5, 6)
 
 
 def test_a_copy_and_its_state_give_the_same_maps():

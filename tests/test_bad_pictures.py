@@ -17,7 +17,8 @@ from navit_backbone.tools import predict, train
 from navit_backbone.tools.command_line import override, read_config
 
 sys.path.append(str(Path(__file__).parent / 'faults'))
-from broken_pictures import BREAKS, KINDS, OF_SEGMENTATION, command, faults, write_set
+from broken_clips import CLIP_BREAKS, CLIP_KINDS
+from broken_files import BREAKS, KINDS, OF_SEGMENTATION, command, faults, write_set
 
 CLASSES = ('a', 'b')
 TINY = {
@@ -192,20 +193,21 @@ def test_picture_that_the_model_cannot_take_stops_no_other(tmp_path, monkeypatch
         ('detection', BREAKS, 0),
         ('detection', BREAKS, 2),
         ('segmentation', OF_SEGMENTATION, 2),
+        ('video', CLIP_BREAKS, 2),
     ],
 )
-def test_training_on_broken_pictures_ends_and_names_them(
+def test_training_on_broken_files_ends_and_names_them(
     task, breaks, workers, tmp_path, monkeypatch, capfd
 ):
-    """tests/faults/broken_pictures.py is the long version."""
-    counts = dict(num_pictures=20, num_broken=len(breaks))
+    """tests/faults/broken_files.py is the long version."""
+    counts = dict(num_samples=20, num_broken=len(breaks))
     broken = write_set(tmp_path / 'set', task=task, **counts)
     assert set(broken.values()) == set(breaks)
-    assert len(KINDS) <= len(breaks)
+    assert len(CLIP_KINDS if task == 'video' else KINDS) <= len(breaks)
     arguments = command(tmp_path / 'set', tmp_path / 'work', task=task, workers=workers)
     assert call(monkeypatch, train, *arguments) is None
     log = ''.join(capfd.readouterr())
-    assert faults(broken, log, num_pictures=20) == []
+    assert faults(broken, log, num_samples=20, task=task) == []
     first, *others = broken
-    assert faults({key: broken[key] for key in others}, log, num_pictures=20)
-    assert faults(broken, log.replace(f'  {first} (', '  other ('), num_pictures=20)
+    assert faults({key: broken[key] for key in others}, log, num_samples=20, task=task)
+    assert faults(broken, log.replace(f'  {first} (', '  other ('), num_samples=20, task=task)

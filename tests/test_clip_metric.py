@@ -73,6 +73,7 @@ def test_a_clip_that_could_not_be_read_is_wrong_and_listed(tmp_path, caplog):
     assert metric.evaluate(2) == dict(top1=50.0, mean_class=50.0, bad=1.0)
     written = json.loads((tmp_path / 'predictions.json').read_text())
     assert [clip['scores'] is None for clip in written['clips']] == [False, True]
+    assert (tmp_path / 'confusion.png').is_file()
     table = json.loads((tmp_path / 'confusion.json').read_text())['truth_by_found']
     assert table == [[1, 0, 1], [0, 0, 0]]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2
 
 from navit_backbone.tasks.video.evidence import Evidence, mcnemar, pooled, smallest_difference
+from navit_backbone.tasks.video.motions import MOTIONS
 from navit_backbone.tools import arms
 
 
@@ -81,6 +82,19 @@ def test_sizes_alone_see_sizes_and_no_clip_of_the_same_fold():
     assert 'height, width, frames and rate' in told
 
 
+def test_of_motions_the_direction_within_the_pair_is_told():
+    scores = np.full((16, 8), 0.01)
+    labels = [number % 8 for number in range(16)]
+    scores[range(8), labels[:8]] = 0.9  # right
+    scores[range(8, 16), [label ^ 1 for label in labels[8:]]] = 0.9  # the other of the pair
+    run = content(scores.tolist(), labels)
+    run['classes'] = list(MOTIONS)
+    run['clips'][0]['scores'] = None
+    told = Evidence([run]).remarks({'ordered': [run]})
+    assert 'ordered, seed 0: pair 93.8 %' in told
+    assert 'direction within the true pair 43.8 % (chance 50, three standard deviations 37.5)' in told
+
+
 @pytest.fixture
 def clips(tmp_path):
     rows = 'file,label,fold\n'
@@ -97,7 +111,7 @@ def test_arms_in_folds(clips, monkeypatch, tmp_path):
     """Every clip is a test once, and a training of another fold never saw it."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     root = arms.__file__.rsplit('/tools/', 1)[0] + '/configs/video'
-    configs = [f'{root}/cls_navit-ti_20e_fight{suffix}.py' for suffix in ('', '_squashed')]
+    configs = [f'{root}/cls_navit-ti_10e_fight{suffix}.py' for suffix in ('', '_squashed')]
     splits = ('train', 'val', 'test')
     options = [
         f'data_root={clips}', 'model.backbone.init_cfg=None', 'model.backbone.arch.num_layers=1',
@@ -112,7 +126,7 @@ def test_arms_in_folds(clips, monkeypatch, tmp_path):
                tmp_path / 'out', '--eval-batches', 2, '--resamples', 20, '--show-worst', 2,
                '--cfg-options', *options]  # fmt: skip
     assert call(monkeypatch, arms, *command) is None
-    report = (tmp_path / 'out/cls_navit-ti_20e_fight.md').read_text()
+    report = (tmp_path / 'out/cls_navit-ti_10e_fight.md').read_text()
     assert '12 clips; seeds 3' in report
     assert 'McNemar' in report
     assert 'nothing but height, width, frames and rate' in report

@@ -15,7 +15,7 @@ from navit_backbone.tasks.common.video_reader import open_video
 from navit_backbone.tools import browse, knn, predict, publish, test, train
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs/video/cls_navit-ti_20e_fight.py'
+CONFIG = ROOT / 'configs/video/cls_navit-ti_10e_fight.py'
 
 
 @pytest.fixture(scope='module')

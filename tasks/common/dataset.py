@@ -214,7 +214,8 @@ class SeededSamples:
             self._faults[index].clamp_(min=_EMPTIED)
         elif self._faults[index] != _BAD:
             self._faults[index] = _BAD
-            print_log(f'bad sample replaced: {fault}', logger='current', level=logging.WARNING)
+            what = 'counts as wrong' if self.test_mode else 'replaced'  # type: ignore[attr-defined]
+            print_log(f'bad sample, {what}: {fault}', logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()

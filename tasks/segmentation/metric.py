@@ -17,6 +17,7 @@ from mmengine.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from ..common.confusion import confusion_picture
 from ..common.overlay import label_picture
 
 
@@ -223,7 +224,7 @@ def write(
     (folder / 'per_class.json').write_text(json.dumps(listed, indent=1) + '\n')
     content = {'classes': classes, 'pixels': confusion.tolist()}
     (folder / 'confusion.json').write_text(json.dumps(content) + '\n')
-    confusion_picture(confusion, classes, folder / 'confusion.png')
+    confusion_picture(confusion, classes, folder / 'confusion.png', unit='pixels')
     pictures = [
         dict(
             file=counts.file,
@@ -241,33 +242,3 @@ def write(
         pictures=pictures,
     )
     (folder / 'pictures.json').write_text(json.dumps(content) + '\n')
-
-
-def confusion_picture(confusion: np.ndarray, classes: Sequence[str], file: Path) -> None:
-    """A row for each class of the truth that occurs: the shares of it that are predicted as what.
-
-    Columns are the classes that occur in truth or prediction, the most frequent first.
-    """
-    from matplotlib.figure import Figure
-
-    order = np.argsort(-confusion.sum(1), kind='stable')
-    order = order[(confusion.sum(1) + confusion.sum(0))[order] > 0]
-    rows = order[confusion.sum(1)[order] > 0]
-    table = confusion[np.ix_(rows, order)] / confusion[rows].sum(1, keepdims=True)
-    side = 2.5 + 0.24 * len(order)
-    canvas = Figure(figsize=(side + 1, 2.5 + 0.24 * len(rows)), layout='constrained')
-    axes = canvas.subplots()
-    image = axes.imshow(100 * table, vmin=0, vmax=100, cmap='viridis')
-    axes.set_xticks(range(len(order)), [classes[i] for i in order], rotation=90)
-    axes.set_yticks(range(len(rows)), [classes[i] for i in rows])
-    axes.set_xlabel('prediction')
-    axes.set_ylabel('truth')
-    for y, row in enumerate(table):
-        for x, share in enumerate(row):
-            if share >= 0.005:
-                colour = 'black' if share > 0.6 else 'white'
-                axes.text(
-                    x, y, f'{100 * share:.0f}', ha='center', va='center', fontsize=6, color=colour
-                )
-    canvas.colorbar(image, ax=axes, label='% of the pixels of the truth', shrink=0.6)
-    canvas.savefig(file, dpi=110)

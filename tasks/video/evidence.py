@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..common.clip_data import open_clip
 from ..common.paired import Slice, Statistic, thirds
+from .motions import MOTIONS
 
 Content = Mapping[str, Any]  # what `predictions` gives
 _SHOWN = 256  # pixels, the long side of a frame in a picture
@@ -129,6 +130,12 @@ class Evidence:
             for seed, one in enumerate(ours):
                 told = mcnemar(self.right(one), baseline)
                 lines.append(f'- {first} against the sizes alone, seed {seed}: {told}')
+        if tuple(self.classes) == MOTIONS:
+            lines += [
+                f'- {name}, seed {seed}: {self.directions(run)}'
+                for name, arm in arms.items()
+                for seed, run in enumerate(arm)
+            ]
         return '\n'.join(lines)
 
     def sizes_alone(self, neighbours: int = 5) -> np.ndarray:
@@ -145,6 +152,21 @@ class Evidence:
             votes = np.bincount(self.labels[near], minlength=len(self.classes))
             right[number] = int(votes.argmax()) == self.labels[number]
         return right
+
+    def directions(self, run: Content) -> str:
+        """How often the pair of motions is found, and within the true pair the direction."""
+        nothing = [math.nan] * len(self.classes)
+        scores_NC = np.array([clip['scores'] or nothing for clip in run['clips']])
+        own, every = self.labels, np.arange(self.num_examples)
+        best = np.nan_to_num(scores_NC).argmax(1)
+        pair = (best // 2 == own // 2) & ~np.isnan(scores_NC[:, 0])
+        # MOTIONS lists the two of a pair after each other
+        direction = scores_NC[every, own] > scores_NC[every, own ^ 1]
+        chance = 3 * 50 / math.sqrt(self.num_examples)
+        return (
+            f'pair {100 * pair.mean():.1f} % (chance 25), direction within the true pair '
+            f'{100 * direction.mean():.1f} % (chance 50, three standard deviations {chance:.1f})'
+        )
 
     # What a person looks at
 

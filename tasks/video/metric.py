@@ -12,6 +12,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 
+from ..common.confusion import confusion_picture
 from ..common.dataset import file_of
 
 
@@ -21,8 +22,8 @@ class NaViTClipMetric(BaseMetric):
 
     A clip that could not be read counts as wrong, whatever its class. `mean_class` is the mean over
     the classes that the data has. `output_dir`, where given, gets ``predictions.json`` (of each
-    clip its file, class, [height, width, frames, rate] and the score of every class) and
-    ``confusion.json``.
+    clip its file, class, [height, width, frames, rate] and the score of every class),
+    ``confusion.json`` and ``confusion.png``.
     """
 
     default_prefix: ClassVar[str | None] = None
@@ -91,6 +92,8 @@ class NaViTClipMetric(BaseMetric):
         (self.output_dir / 'confusion.json').write_text(
             json.dumps({'classes': list(classes), 'truth_by_found': table.tolist()}) + '\n'
         )
+        columns = [*classes, 'not read']
+        confusion_picture(table, columns, self.output_dir / 'confusion.png', unit='clips')
 
 
 def ranks_of(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Control arm of cls_navit-ti_20e_fight.py: the clips squashed to squares.
+"""Control arm of cls_navit-ti_10e_fight.py: the clips squashed to squares.
 
 Everything else is the same: weights, head, schedule, and the random budget that a clip draws in an
 epoch; at evaluation every clip is 8 frames of 224 x 224 pixels, 784 tokens.
 
-python tools/train.py configs/video/cls_navit-ti_20e_fight_squashed.py
+python tools/train.py configs/video/cls_navit-ti_10e_fight_squashed.py
 """
 
-_base_ = './cls_navit-ti_20e_fight.py'
+_base_ = './cls_navit-ti_10e_fight.py'
 
 budget = dict(
     type='ClipToTokenBudget',

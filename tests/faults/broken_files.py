@@ -1,9 +1,9 @@
-"""Train on a set of which 5 % of the pictures are broken: the run ends, and names just those.
+"""Train on a set of which 5 % of the files are broken: the run ends, and names just those.
 
-    python tests/faults/broken_pictures.py [--task segmentation] [--pictures 240] [--workers 0 2]
+    python tests/faults/broken_files.py [--task segmentation|video] [--samples 240] [--workers 0 2]
 
-Drawings are broken in each way of `BREAKS` in turn; as many others become pictures of the rare
-kinds of `KINDS`, which are as good as any. A tiny detector, or a segmentor, is trained for one pass
+Drawings, or clips of them, are broken in each way of `BREAKS` in turn; as many others become of the
+rare kinds of `KINDS`, which are as good as any. A tiny model of the task is trained for one pass
 with tools/train.py. The exit status is 1 where the training does not end well, or where the list at
 its end is not exactly that of the broken ones.
 """
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from broken_clips import BROKEN_IN_VAL, write_clips
 from PIL import Image
 
 from navit_backbone.tasks.common.sample_set import write_sample_set
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
     'detection': ROOT / 'configs/detection/retinanet_navit-ti_20e_sample.py',
     'segmentation': ROOT / 'configs/segmentation/segmenter_navit-ti_20e_sample.py',
+    'video': ROOT / 'configs/video/cls_navit-ti_30e_sample.py',
 }
 ANNOTATIONS = 'annotations/instances_train.json'
 
@@ -113,12 +115,14 @@ KINDS: dict[str, Callable[[Path, dict], object]] = {
 }
 
 
-def write_set(folder: Path, *, task: str, num_pictures: int, num_broken: int) -> dict[str, str]:
-    """A sample set in which pictures are broken, or of rare kinds; the broken ones, and how."""
-    write_sample_set(folder, seed=0, num_pictures=dict(train=num_pictures, val=2))
+def write_set(folder: Path, *, task: str, num_samples: int, num_broken: int) -> dict[str, str]:
+    """A sample set in which files are broken, or of rare kinds; the broken ones, and how."""
+    if task == 'video':
+        return write_clips(folder, num_clips=num_samples, num_broken=num_broken)
+    write_sample_set(folder, seed=0, num_pictures=dict(train=num_samples, val=2))
     path = folder / ANNOTATIONS
     content = json.loads(path.read_text())
-    order = np.random.default_rng(0).permutation(num_pictures)[: 2 * num_broken]
+    order = np.random.default_rng(0).permutation(num_samples)[: 2 * num_broken]
     chosen = [content['images'][i] for i in order]
     broken = {}
     breaks = OF_SEGMENTATION if task == 'segmentation' else BREAKS
@@ -147,17 +151,22 @@ def command(folder: Path, work_dir: Path, *, task: str, workers: int) -> list[st
         'train_cfg.max_epochs=1',
         f'train_dataloader.num_workers={workers}',
         f'train_dataloader.persistent_workers={workers > 0}',
+        *(['train_dataloader.batch_sampler.steps_per_epoch=None'] if task == 'video' else []),
     ]
     return [str(CONFIGS[task]), '--work-dir', str(work_dir), '--cfg-options', *options]
 
 
-def faults(broken: dict[str, str], log: str, *, num_pictures: int) -> list[str]:
-    """How the list at the end of the log differs from what is broken."""
+def faults(broken: dict[str, str], log: str, *, num_samples: int, task: str) -> list[str]:
+    """How the lists in the log differ from what is broken."""
     listed = re.findall(r'^  (\S+) \(sample \d+\)$', log, flags=re.MULTILINE)
     found = [f'{file} ({how}) is not named' for file, how in broken.items() if file not in listed]
     found += [f'{file} is whole, or named twice' for file in listed if file not in broken]
-    if f'{len(broken)} of {num_pictures} samples were bad' not in log:
-        found.append(f'the log does not count {len(broken)} of {num_pictures}')
+    if f'{len(broken)} of {num_samples} samples were bad' not in log:
+        found.append(f'the log does not count {len(broken)} of {num_samples}')
+    if task == 'video':
+        wrong = re.findall(r'^  (\S+\.mp4)$', log, flags=re.MULTILINE)
+        if sorted(Path(file).name for file in wrong) != list(BROKEN_IN_VAL):
+            found.append(f'{wrong} are listed as wrong in the evaluation, not {BROKEN_IN_VAL}')
     return found
 
 
@@ -165,16 +174,16 @@ def main() -> None:
     """Train with each number of workers; exit with 1 where anything is amiss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--task', choices=CONFIGS, default='detection')
-    parser.add_argument('--pictures', type=int, default=240, help='of which 5 %% are broken')
+    parser.add_argument('--samples', type=int, default=240, help='of which 5 %% are broken')
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     parser.add_argument('--work-dir', type=Path, help='kept, where given')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.work_dir or Path(temporary)
-        num_broken = round(args.pictures * 0.05)
-        counts = dict(num_pictures=args.pictures, num_broken=num_broken)
+        num_broken = round(args.samples * 0.05)
+        counts = dict(num_samples=args.samples, num_broken=num_broken)
         broken = write_set(folder / 'set', task=args.task, **counts)
-        print(f'{len(broken)} of {args.pictures} pictures are broken')
+        print(f'{len(broken)} of {args.samples} files are broken')
         amiss = [check(folder, broken, args, workers) for workers in args.workers]
     sys.exit(any(amiss))
 
@@ -185,7 +194,7 @@ def check(folder: Path, broken: dict[str, str], args: argparse.Namespace, worker
     arguments = command(folder / 'set', work_dir, task=args.task, workers=workers)
     run = [sys.executable, str(ROOT / 'tools/train.py'), *arguments]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
-    found = faults(broken, done.stdout + done.stderr, num_pictures=args.pictures)
+    found = faults(broken, done.stdout + done.stderr, num_samples=args.samples, task=args.task)
     if done.returncode:
         found.append(f'ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}')
     print(f'{workers} workers:', '; '.join(found) or 'the run ends, and names all and only these')

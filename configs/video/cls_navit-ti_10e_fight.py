@@ -5,12 +5,12 @@ one scene in one fold (fight_folds.csv, whose scenes were found by eye among cli
 backgrounds); without more said fold 0 is held out. Cost and accuracy: not measured yet.
 
 NAVIT_DATA is the folder that holds `fight/` and `weights/` (unset: ../shared/data).
-python tools/train.py configs/video/cls_navit-ti_20e_fight.py
+python tools/train.py configs/video/cls_navit-ti_10e_fight.py
 """
 
 _base_ = ['../_base_/runtime_video.py', '../_base_/clip_folder.py']
 
-max_epochs = 20
+max_epochs = 10
 patch_size = (2, 16, 16)
 model = dict(
     type='VideoClassifier',
