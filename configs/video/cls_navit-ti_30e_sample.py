@@ -1,4 +1,4 @@
-"""As cls_navit-ti_10e_motions.py from random weights, with the block of the paper 4 blocks deep, on
+"""As cls_navit-ti_5e_motions.py from random weights, with the block of the paper 4 blocks deep, on
 clips cut from drawings: the sample set. Nothing is downloaded.
 
 320 clips to train on, 80 held out. Cost and accuracy: not measured yet.

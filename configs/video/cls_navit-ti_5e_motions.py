@@ -1,18 +1,19 @@
 """Does it see time? ViT-Ti from DeiT's ImageNet weights on clips whose class is how they move, cut
 from still photos: left, right, up, down, in, out, clockwise, anticlockwise.
 
-8 of 16 frames, each in patches of its own, at most 49 tokens a frame. Classes are told apart by
-the order of the frames alone. Cost and accuracy: not measured yet.
+8 of 16 frames, each in patches of its own, at most 25 tokens a frame. The two motions of a pair are
+told apart by the order of the frames alone, so the temporal position, which begins at zero, learns
+20 times as fast as the rest. Cost and accuracy: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco128/` and `weights/` (unset: ../shared/data).
 python tools/prepare_data.py motions $NAVIT_DATA/coco128/images/train2017 \\
     $NAVIT_DATA/coco128/images/val2017 --train 4000 --val 400 --out data/motions
-python tools/train.py configs/video/cls_navit-ti_10e_motions.py
+python tools/train.py configs/video/cls_navit-ti_5e_motions.py
 """
 
 _base_ = ['../_base_/runtime_video.py', '../_base_/clip_folder.py']
 
-max_epochs = 10
+max_epochs = 5
 patch_size = 16
 model = dict(
     type='VideoClassifier',
@@ -37,7 +38,7 @@ model = dict(
 
 budget = dict(
     type='ClipToTokenBudget',
-    max_tokens=392,
+    max_tokens=200,
     patch_size=patch_size,
     sampling=dict(kind='uniform', num_frames=8),
 )
@@ -59,7 +60,7 @@ data_root = 'data/motions/'
 collate_fn = dict(patch_size=patch_size)
 train_dataloader = dict(
     batch_size=16,
-    batch_sampler=dict(type='TokenBudgetBatchSampler', max_tokens=16 * 392, steps_per_epoch=250),
+    batch_sampler=dict(type='TokenBudgetBatchSampler', max_tokens=16 * 200, steps_per_epoch=250),
     dataset=dict(data_root=data_root, ann_file='train.txt', pipeline=train_pipeline),
     collate_fn=collate_fn,
 )
@@ -70,14 +71,13 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=1)
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=3e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
-    constructor='LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(decay_rate=0.75),
+    paramwise_cfg=dict(custom_keys=dict(temporal_position=dict(lr_mult=20.0, decay_mult=0.0))),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),

@@ -1,14 +1,14 @@
-"""Control arm of cls_navit-ti_10e_motions.py: frames in a random order, in
+"""Control arm of cls_navit-ti_5e_motions.py: frames in a random order, in
 training and evaluation.
 
-python tools/train.py configs/video/cls_navit-ti_10e_motions_shuffled.py
+python tools/train.py configs/video/cls_navit-ti_5e_motions_shuffled.py
 """
 
-_base_ = './cls_navit-ti_10e_motions.py'
+_base_ = './cls_navit-ti_5e_motions.py'
 
 budget = dict(
     type='ClipToTokenBudget',
-    max_tokens=392,
+    max_tokens=200,
     patch_size=16,
     sampling=dict(kind='uniform', num_frames=8),
 )

@@ -1,14 +1,14 @@
-"""Control arm of cls_navit-ti_10e_motions.py: one frame, the middle one, with
+"""Control arm of cls_navit-ti_5e_motions.py: one frame, the middle one, with
 as many tokens as a frame has there.
 
-python tools/train.py configs/video/cls_navit-ti_10e_motions_still.py
+python tools/train.py configs/video/cls_navit-ti_5e_motions_still.py
 """
 
-_base_ = './cls_navit-ti_10e_motions.py'
+_base_ = './cls_navit-ti_5e_motions.py'
 
 budget = dict(
     type='ClipToTokenBudget',
-    max_tokens=49,
+    max_tokens=25,
     patch_size=16,
     sampling=dict(kind='uniform', num_frames=1),
 )
