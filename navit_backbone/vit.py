@@ -311,14 +311,30 @@ def shape_name(shape: Sequence[int]) -> str:
 
 
 def patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> list[PatchShape]:
-    """The (t, h, w) of each patch that `patch_size` means; a side alone is of pictures."""
+    """The (t, h, w) of each patch that `patch_size` means; a side alone is of pictures.
+
+    Three whole numbers are one tubelet, in a tuple or a list; else a list holds several of both.
+    """
     if isinstance(patch_size, int):
-        return [(1, patch_size, patch_size)]
-    if isinstance(patch_size, tuple) and len(patch_size) == 3:
-        t, h, w = patch_size
-        if isinstance(t, int) and isinstance(h, int) and isinstance(w, int):
-            return [(t, h, w)]
-    return [shape for item in patch_size for shape in patch_shapes(item)]
+        return [_positive((1, patch_size, patch_size))]
+    items = list(patch_size) if isinstance(patch_size, Sequence) else []
+    if all(isinstance(item, int) for item in items):
+        if len(items) == 3:
+            return [_positive(items)]
+        items = []
+    if not items or isinstance(patch_size, str):
+        raise ValueError(
+            f'patch_size={patch_size!r}: give a side in pixels, as 16; a tubelet of frames, height '
+            'and width, as (2, 16, 16); or a list of these, as [16, (4, 32, 32)]'
+        )
+    return [shape for item in items for shape in patch_shapes(item)]
+
+
+def _positive(shape: Sequence[int]) -> PatchShape:
+    t, h, w = shape
+    if min(shape) < 1:
+        raise ValueError(f'a patch of {shape_name(shape)} is empty: patch_size must be at least 1')
+    return t, h, w
 
 
 def _check_time(

@@ -8,6 +8,7 @@ from test_vit import FULL, assert_same_gradients, gradients, packs
 from navit_backbone import NaViT, drop_tokens, pack, patchify
 from navit_backbone.checkpoint import build, load_weights, save_navit, weights_of
 from navit_backbone.families import NaViTWeights
+from navit_backbone.vit import patch_shapes
 
 # (frames, height, width): one frame, lengths that do not fill a tubelet, strips, prime sides
 CLIPS = [(5, 33, 16), (1, 16, 47), (8, 8, 8), (2, 61, 23), (3, 5, 90)]
@@ -173,11 +174,21 @@ def test_time_starts_at_zero():
         (dict(time_attention='per_frame', window_size=2), 'set it to None'),
         (dict(patch_size=[(1, 8, 8), (2, 8, 8)], time_attention='per_frame'), "'joint'"),
         (dict(patch_size=[(1, 8, 8), (2, 8, 8)], window_size=2), 'set it to None'),
+        (dict(patch_size=(16, 16)), 'give a side in pixels, as 16; a tubelet'),
+        (dict(patch_size=[]), r'patch_size=\[\]: give a side'),
+        (dict(patch_size='16'), "patch_size='16': give a side"),
+        (dict(patch_size=[(2, 8, 8), 0]), 'a patch of 1x0x0 is empty'),
     ],
 )
 def test_settings_without_a_meaning_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NaViT(FULL, **options)
+
+
+def test_three_numbers_are_a_tubelet_in_a_list_too():
+    """JSON and the command line know no tuples."""
+    assert patch_shapes([2, 16, 8]) == patch_shapes((2, 16, 8)) == [(2, 16, 8)]
+    assert patch_shapes([16, [2, 8, 8]]) == [(1, 16, 16), (2, 8, 8)]
 
 
 def test_a_clip_beyond_the_table_is_refused():

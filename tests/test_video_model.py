@@ -228,6 +228,13 @@ def test_clips_that_are_not_whole_patches_are_refused():
         pack_clips(clip_samples([(2, 30, 16)]), patch_size=(2, 16, 16))
 
 
+def test_tokens_counted_of_another_patch_are_refused():
+    items = clip_samples([(2, 32, 16)])
+    items[0]['data_samples'].set_metainfo(dict(patch_shapes=[(1, 16, 16)]))
+    with pytest.raises(ValueError, match='counted tokens of 1x16x16, and collate_fn cuts 2x16x16'):
+        pack_clips(items, patch_size=(2, 16, 16))
+
+
 def test_a_batch_that_is_not_packed_is_refused():
     model, items = classifier(), clip_samples()
     with pytest.raises(ValueError, match='set collate_fn=dict'):

@@ -55,7 +55,7 @@ class ClipToTokenBudget(BaseTransform):
     Draws come from `sample_seed`; with `test_mode` frames are spread evenly. `num_clips` views are
     taken in time, and with `crops=3` three squares of the short side along the long one of each;
     every view may have `max_tokens`. Writes `frame_inds` [views in time, frames], `img_shape`,
-    and `num_views`; `LoadFrames` reads them.
+    `patch_shapes` and `num_views`; `LoadFrames` reads them.
     """
 
     size_fields: ClassVar[tuple[str, ...]] = ('height', 'width', 'num_frames', 'fps')
@@ -179,6 +179,7 @@ class ClipToTokenBudget(BaseTransform):
             generator=generator,
         )
         results['img_shape'] = size
+        results['patch_shapes'] = self.patch_shapes
         results['crops'] = self.crops
         results['num_views'] = self.num_clips * self.crops
         return results

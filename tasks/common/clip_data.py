@@ -321,7 +321,7 @@ class PackClipInputs(BaseTransform):
 
     META: ClassVar[tuple[str, ...]] = (
         'video_path', 'frame_dir', 'img_path', 'ori_shape', 'img_shape', 'frame_inds', 'measured',
-        'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'drop_rate',
+        'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'drop_rate', 'patch_shapes',
     )  # fmt: skip
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 
 from navit_backbone.packing import PackedPatches, PatchShape, drop_tokens, pack, patchify
-from navit_backbone.vit import patch_shapes
+from navit_backbone.vit import patch_shapes, shape_name
 
 from .clip_budget import cell_of
 from .clip_mixing import ClipMixing
@@ -36,6 +36,12 @@ def pack_clips(
     samples = [item['data_samples'] for item in batch]
     cell = cell_of(shapes)
     for clip, sample in zip(clips, samples, strict=True):
+        planned = sample.get('patch_shapes', shapes)
+        if planned != shapes:
+            raise ValueError(
+                f'ClipToTokenBudget counted tokens of {_named(planned)}, and collate_fn cuts '
+                f'{_named(shapes)}: give both the patch_size of the model'
+            )
         if clip.shape[-2] % cell or clip.shape[-1] % cell:
             raise ValueError(
                 f'a clip of {clip.shape[-2]} x {clip.shape[-1]} pixels is not whole patches of '
@@ -56,6 +62,10 @@ def pack_clips(
             packed = drop_tokens(packed, torch.tensor(rates), generator=generator)
         packs.append(packed)
     return dict(inputs=packs, data_samples=samples)
+
+
+def _named(shapes: Sequence[PatchShape]) -> str:
+    return ' and '.join(map(shape_name, shapes))
 
 
 def normalised(packed: PackedPatches, mean: Tensor, std: Tensor) -> PackedPatches:
