@@ -318,11 +318,10 @@ def patch_shapes(patch_size: int | PatchShape | Sequence[int | PatchShape]) -> l
     if isinstance(patch_size, int):
         return [_positive((1, patch_size, patch_size))]
     items = list(patch_size) if isinstance(patch_size, Sequence) else []
-    if all(isinstance(item, int) for item in items):
-        if len(items) == 3:
-            return [_positive(items)]
-        items = []
-    if not items or isinstance(patch_size, str):
+    sides = [item for item in items if isinstance(item, int)]
+    if len(sides) == len(items) == 3:
+        return [_positive(sides)]
+    if len(sides) == len(items) or isinstance(patch_size, str):
         raise ValueError(
             f'patch_size={patch_size!r}: give a side in pixels, as 16; a tubelet of frames, height '
             'and width, as (2, 16, 16); or a list of these, as [16, (4, 32, 32)]'

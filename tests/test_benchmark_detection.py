@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData
 from navit_backbone.tasks.common.resize import ResizeToTokenBudget
 from navit_backbone.tools import benchmark
 from navit_backbone.tools import benchmark_detection as detection
+from navit_backbone.tools.run_record import RunRecord
 
 SIZES = [(61, 113), (97, 64), (130, 88), (53, 170), (75, 75), (160, 59)] * 2
 sides = st.integers(8, 900)
@@ -133,7 +134,7 @@ def test_of_a_run_the_waiting_and_the_growth_are_told(setting, monkeypatch):
     """The first tenth warms up; the last tenth is compared with the second."""
     took, waited = [9.0] * 100 + [1.0] * 900, [9.0] * 100 + [0.25] * 900
     held = [1] * 10 + [100] * 10 + [500] * 70 + [110] * 10
-    record = detection.RunRecord(took, waited, held, every=10)
+    record = RunRecord(took, waited, held, every=10)
     monkeypatch.setattr(detection, 'in_new_process', lambda *_: record)
     wait, growth = detection.run_rows(replace(setting, smoke=False))
     assert (wait.figure, growth.figure) == ('25.00%', '1.100')

@@ -43,5 +43,7 @@ def test_rows_run(row):
     args = benchmark.parse_args(['--smoke', '--device', 'cpu', '--pairs', '2', '--only', row])
     setting = benchmark.setting_of(args)
     lines = benchmark.results_of(row, setting, ['tiny'])
+    if not (setting.data / 'fight').is_dir() and row == 'waiting':
+        pytest.skip('no fight/ in NAVIT_DATA')
     assert all('no figure' in line.figure or 'smoke' in line.figure for line in lines)
-    assert len(lines) == (1 if row == 'clips' else 2)
+    assert len(lines) == (2 if row == 'reading' else 1)

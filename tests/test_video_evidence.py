@@ -92,7 +92,7 @@ def test_of_motions_the_direction_within_the_pair_is_told():
     run['clips'][0]['scores'] = None
     told = Evidence([run]).remarks({'ordered': [run]})
     assert 'ordered, seed 0: pair 93.8 %' in told
-    assert 'direction within the true pair 43.8 % (chance 50, three standard deviations 37.5)' in told
+    assert 'direction within the true pair 43.8 % (chance 50,' in told
 
 
 @pytest.fixture

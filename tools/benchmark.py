@@ -15,6 +15,7 @@ segment   a linear segmentor on mixed sizes: evaluation against batch 1, steps a
 large     a picture of 6000 x 4000 pixels, labelled at its own size
 clips     training steps on clips of mixed sizes and lengths, against padded with a key mask
 reading   16 frames of a 1080p video, against the whole file into memory; and memory over many reads
+waiting   a training run on the fight clips: waiting for data
 
 Sizes are those of coco128's photos, scaled by one factor; pixels are noise. A step is forward and
 backward, in float32 on CPU and under bfloat16 autocast on CUDA. tools/measure.py tells how a figure
@@ -225,7 +226,7 @@ ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_
 ALONE = {'memory': memory_rows, 'packer': packer_rows}
 DETECTION = ('steps', 'pipeline', 'sampler', 'run')  # what tools/benchmark_detection.py has
 SEGMENTATION = ('segment', 'large')  # what tools/benchmark_segmentation.py has
-VIDEO = ('clips', 'reading')  # what tools/benchmark_video.py has
+VIDEO = ('clips', 'reading', 'waiting')  # what tools/benchmark_video.py has
 
 
 def as_markdown(header: dict[str, str], results: Sequence[Result]) -> str:
@@ -369,8 +370,8 @@ def video_results(row: str, setting: Setting, archs: Sequence[str]) -> list[Resu
         return [Result(what=row, figure='skipped: decord is not installed (the extra [video])')]
     from navit_backbone.tools import benchmark_video as video
 
-    if row == 'reading':
-        return video.reading_rows(setting)
+    if row != 'clips':
+        return {'reading': video.reading_rows, 'waiting': video.waiting_rows}[row](setting)
     return [result for name in archs for result in video.clip_rows(setting, name)]
 
 

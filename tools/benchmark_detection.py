@@ -7,25 +7,20 @@ trains on are the boxes filled; what a step costs does not depend on it.
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from navit_backbone.tools.benchmark_arms import (
@@ -40,11 +35,10 @@ from navit_backbone.tools.measure import (
     Arm,
     Result,
     compared,
-    give_back_free_memory,
     in_new_process,
     interleaved,
-    resident_bytes,
 )
+from navit_backbone.tools.run_record import RunRecord, record_of, waiting
 from navit_backbone.vit import ARCHS
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs/detection'
@@ -300,15 +294,9 @@ def run_rows(setting: Setting) -> list[Result]:
     few = '' if steps == 1000 else 'smoke: '
     tenth = len(seen.bytes) // 10
     growth = median(seen.bytes[-tenth:]) / median(seen.bytes[tenth : 2 * tenth])
-    waited = sum(seen.waited[steps // 10 :]) / sum(seen.took[steps // 10 :])
     what = f'a training run of {steps} steps, batch 4, 2 workers'
     return [
-        Result(
-            what=f'{what}: share of the time that waits for data',
-            figure=f'{few}{waited:.2%}',
-            target='under 10 %',
-            detail=f'{median(seen.took):.3f} s a step',
-        ),
+        waiting(what, seen, few=few),
         Result(
             what=f'{what}: memory of its last tenth over that of its second',
             figure=f'{few}{growth:.3f}',
@@ -317,34 +305,6 @@ def run_rows(setting: Setting) -> list[Result]:
             'for later',
         ),
     ]
-
-
-@dataclass
-class RunRecord(Hook):
-    """What each step of a run took, waited and held."""
-
-    took: list[float]
-    waited: list[float]
-    bytes: list[int]  # every so many steps
-    every: int
-
-    priority = 'VERY_LOW'
-
-    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        scalars = runner.message_hub.log_scalars
-        self.took.append(float(scalars['train/time'].current()))
-        self.waited.append(float(scalars['train/data_time'].current()))
-        if runner.iter % self.every:
-            return
-        give_back_free_memory()
-        children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
-        self.bytes.append(resident_bytes(peak=False) + sum(_private(pid) for pid in children))
-
-
-def _private(pid: str) -> int:
-    """Bytes that a worker does not share with the process it was forked from."""
-    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith('Private_'))
 
 
 def training_run(data: str, steps: int, threads: int) -> RunRecord:
@@ -358,13 +318,4 @@ def training_run(data: str, steps: int, threads: int) -> RunRecord:
         random=dict(low_tokens=64),
     )
     cfg.train_cfg = dict(by_epoch=True, max_epochs=-(-steps // 32))
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
-    cfg.default_hooks.checkpoint = None
-    record = RunRecord([], [], [], every=max(1, steps // 100))
-    with TemporaryDirectory() as folder:
-        cfg.work_dir = folder
-        runner = Runner.from_cfg(cfg)
-        runner.register_hook(record)
-        runner.train()
-    return record
+    return record_of(cfg, steps)

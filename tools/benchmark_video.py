@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import random
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from navit_backbone.packing import PackedPatches, PatchShape, pack, patchify, unpack
 from navit_backbone.tools.benchmark_arms import Setting, Step, autocast, masked_attention
+from navit_backbone.tools.command_line import enter_task, read_config
 from navit_backbone.tools.measure import (
     Arm,
     Result,
@@ -26,9 +28,12 @@ from navit_backbone.tools.measure import (
     interleaved,
     resident_bytes,
 )
+from navit_backbone.tools.run_record import RunRecord, record_of, waiting
 from navit_backbone.vit import ARCHS, NaViT
 
-FOLDS = Path(__file__).resolve().parents[1] / 'configs/video/fight_folds.csv'
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs/video'
+FIGHT, FOLDS = CONFIGS / 'cls_navit-ti_10e_fight.py', CONFIGS / 'fight_folds.csv'
+STEPS = 'train_dataloader.batch_sampler.steps_per_epoch'
 TUBELET: PatchShape = (2, 16, 16)
 RATE = 4  # frames a second that are seen
 SHARE = 0.5  # of the photos' scale: clips have many frames
@@ -132,6 +137,27 @@ def clip_rows(setting: Setting, name: str) -> list[Result]:
     )
     what = f'clips: a training step of {count}, packed against padded with a key mask, {name}'
     return [compared(what, arms['packed'], arms['padded'], '1.5')]
+
+
+def waiting_rows(setting: Setting) -> list[Result]:
+    """A training run of the fight config with two workers: what it waits for data."""
+    if not (setting.data / 'fight').is_dir():
+        return [Result(what='waiting', figure='skipped: no fight/; set NAVIT_DATA or --data')]
+    size = (1, 3) if setting.smoke else (5, 12)
+    seen = in_new_process(fight_run, str(setting.data), *size, torch.get_num_threads())
+    few = 'smoke: ' if setting.smoke else ''
+    what = f'{FIGHT.stem}, {len(seen.took)} steps of {BATCH} clips, 2 workers'
+    return [waiting(what, seen, few=few)]
+
+
+def fight_run(data: str, epochs: int, steps: int, threads: int) -> RunRecord:
+    """Trains the fight config for so many epochs of so many steps, and says how it went."""
+    torch.set_num_threads(threads)
+    os.environ['NAVIT_DATA'] = data
+    options = {'train_cfg.max_epochs': epochs, STEPS: steps}
+    cfg = read_config(FIGHT, options)
+    enter_task(cfg, FIGHT)
+    return record_of(cfg, epochs * steps)
 
 
 def reading_rows(setting: Setting) -> list[Result]:

@@ -25,9 +25,7 @@ def confusion_picture(
     order = order[(truth_C + confusion_RC.sum(0))[order] > 0]
     rows = order[truth_C[order] > 0]
     shares = confusion_RC[np.ix_(rows, order)] / truth_C[rows, None]
-    canvas = Figure(
-        figsize=(3.5 + 0.24 * len(order), 2.5 + 0.24 * len(rows)), layout='constrained'
-    )
+    canvas = Figure(figsize=(3.5 + 0.24 * len(order), 2.5 + 0.24 * len(rows)), layout='constrained')
     axes = canvas.subplots()
     image = axes.imshow(100 * shares, vmin=0, vmax=100, cmap='viridis')
     axes.set_xticks(range(len(order)), [classes[i] for i in order], rotation=90)
