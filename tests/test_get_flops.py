@@ -91,6 +91,7 @@ def test_parts_are_what_their_formulas_say():
         'attention projections': depth * 8 * dim**2 * tokens,
         'attention': depth * 4 * dim * squares,
         'MLP': depth * 4 * dim * hidden * tokens,
+        'pooling': 0,
     }
     parameters = parameters_of(ours.backbone)
     assert sum(parameters.values()) == sum(p.numel() for p in ours.backbone.parameters())

@@ -1,11 +1,12 @@
-"""FLOPs of a model over the pictures of its data set, attention counted, packed and padded.
+"""FLOPs of a model over the pictures or clips of its data set, packed and padded.
 
     python tools/get_flops.py CONFIG [--split val|train|test] [--max-images N] [--out FILE.json]
 
-Sizes are those that the pipeline plans and the loader puts together; no picture is read. A
-multiply-add is 2 FLOPs, as torch's FlopCounterMode has it, which is what counts here; norms,
-activations, softmax, look-ups and mmcv's operators are none. Figures are of the forward pass at
-prediction; the backward pass has twice as many.
+Sizes are those that the pipeline plans and the loader puts together; no file is read beyond its
+header. A multiply-add is 2 FLOPs, as torch's FlopCounterMode has it, which is what counts here,
+attention included; norms, activations, softmax, look-ups and mmcv's operators are none. Figures are
+of the forward pass at prediction; the backward pass has twice as many. Each view of a clip counts
+for itself; the dropping of tokens is left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,8 +27,6 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.progress import track
 
-from navit_backbone.packing import Size
-from navit_backbone.tasks.common.batch_tokens import BatchTokens
 from navit_backbone.tasks.common.flops import (
     BackboneFlops,
     Parts,
@@ -45,7 +45,9 @@ from navit_backbone.tools.command_line import (
 if TYPE_CHECKING:  # a task is imported once its config was read
     from navit_backbone.tasks.detection.flops import HeadFlops
     from navit_backbone.tasks.segmentation.flops import HeadFlops as SegmentorFlops
+    from navit_backbone.tasks.video.flops import HeadFlops as ClassifierFlops
 
+Shape = tuple[int, ...]  # (height, width) of a picture; (frames, height, width) of a clip
 QUANTILES = {'min': 0, '25 %': 25, 'median': 50, '75 %': 75, '95 %': 95, 'max': 100}
 
 
@@ -67,22 +69,21 @@ def get_flops(args: argparse.Namespace) -> None:
     """Print the tables; write what was asked for."""
     cfg = read_config(args.config, args.cfg_options)
     enter_task(cfg, args.config)
-    if task_of(cfg, args.config) == 'video':
-        raise ValueError(f'{args.config} is of clips, whose FLOPs are not counted yet')
     task = import_module(f'navit_backbone.tasks.{task_of(cfg, args.config)}.flops')
     batches = list(batches_of(cfg, args.split, args.max_images))
-    print('running neck and head on four canvases ...', file=sys.stderr)
-    costs = Costs(BackboneFlops(cfg.model.backbone), task.HeadFlops(cfg.model))
+    print('running the head ...', file=sys.stderr)
+    costs = Costs(task.BackboneFlops(cfg.model.backbone), task.HeadFlops(cfg.model))
     found = survey(costs, batches)
-    content = {'config': str(args.config), 'split': args.split, **found}
+    examples = 'views of clips' if task_of(cfg, args.config) == 'video' else 'pictures'
+    content = {'config': str(args.config), 'split': args.split, 'examples': examples, **found}
     print(table(content))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(content, indent=2) + '\n')
 
 
-def batches_of(cfg: Config, split: str, max_images: int) -> Iterator[list[Size]]:
-    """The (height, width) of the pictures of each batch that a loader makes, in its order."""
+def batches_of(cfg: Config, split: str, max_images: int) -> Iterator[list[Shape]]:
+    """The sizes of the examples of each batch that a loader makes, in its order."""
     loader_cfg = cfg.get(f'{split}_dataloader')
     if loader_cfg is None:
         raise ValueError(f'the config has no {split}_dataloader')
@@ -93,23 +94,23 @@ def batches_of(cfg: Config, split: str, max_images: int) -> Iterator[list[Size]]
         part.complete_sizes()
     left = max_images
     for batch in loader.batch_sampler:
-        sizes = [planned_size(loader.dataset, index) for index in batch[:left]]
-        yield sizes
+        sizes = [planned_sizes(loader.dataset, index) for index in batch[:left]]
         left -= len(sizes)
+        yield list(chain.from_iterable(sizes))
         if not left:
             return
 
 
-def planned_size(dataset: Any, index: int) -> Size:
-    """What the pipeline will make of a picture."""
+def planned_sizes(dataset: Any, index: int) -> list[Shape]:
+    """What the pipeline will make of a picture, or of each view of a clip."""
     part, place = locate(dataset, index)
-    size: Size | None = part.target_size(place)
-    if size is None:
+    sizes: list[Shape] | None = part.planned_views(place)
+    if sizes is None:
         raise ValueError(
             f'the size of sample {int(index)} is not known beforehand: the pipeline needs a '
             'transform that plans sizes (ResizeToTokenBudget), the file of the picture a header'
         )
-    return size
+    return sizes
 
 
 # --------------------------------------------------------------------------------------------------
@@ -121,20 +122,16 @@ class Costs:
     """FLOPs of a whole model, by part."""
 
     backbone: BackboneFlops
-    after: HeadFlops | SegmentorFlops
+    after: HeadFlops | SegmentorFlops | ClassifierFlops
 
-    def of(self, sizes: Sequence[Size], *, padded: bool) -> Parts:
+    def of(self, sizes: Sequence[Shape], *, padded: bool) -> Parts:
         """Of one batch; `padded`: all of its canvas counts as picture."""
-        canvas = self.tokens.canvas(sizes)
+        canvas = self.after.tokens.canvas(sizes)
         seen = [canvas] * len(sizes) if padded else sizes
         return {**self.backbone.of(seen), **self.after.of(seen, canvas)}
 
-    @property
-    def tokens(self) -> BatchTokens:
-        return BatchTokens(self.after.model)
 
-
-def survey(costs: Costs, batches: Sequence[Sequence[Size]]) -> dict[str, Any]:
+def survey(costs: Costs, batches: Sequence[Sequence[Shape]]) -> dict[str, Any]:
     """All figures, FLOPs in units of 10^9."""
     pictures, packed, padded = [], [], []
     blind = not costs.after.sizes_are_told
@@ -144,7 +141,7 @@ def survey(costs: Costs, batches: Sequence[Sequence[Size]]) -> dict[str, Any]:
         padded.append(costs.of(sizes, padded=True))
     sizes = [size for batch in batches for size in batch]
     parameters = parameters_of(costs.backbone.backbone) | parameters_after(costs.after.model)
-    tokens = costs.tokens
+    tokens = costs.after.tokens
     return {
         'pictures': len(sizes),
         'batches': len(batches),
@@ -157,6 +154,7 @@ def survey(costs: Costs, batches: Sequence[Sequence[Size]]) -> dict[str, Any]:
                 'parameters': parameters.get(part, 0),
             }
             for part in {**pictures[0], **parameters}
+            if pictures[0].get(part, 0) or parameters.get(part, 0)
         },
         'batch': {
             'pictures': fmean(map(len, batches)),
@@ -193,13 +191,13 @@ def of_all(parts: Parts) -> float:
 
 def table(content: dict[str, Any]) -> str:
     """What is printed."""
-    rows = [['a picture alone', *content['tokens']]]
+    rows = [['one alone', *content['tokens']]]
     rows += [
         [name, *(f'{value:,.{digits}f}' for value in content[key].values())]
         for name, key, digits in (('tokens', 'tokens', 0), ('GFLOPs', 'gflops', 2))
     ]
     total = content['gflops']['mean']
-    parts = [['part', 'GFLOPs a picture', 'share', 'parameters']]
+    parts = [['part', 'GFLOPs', 'share', 'parameters']]
     for part, found in content['parts'].items():
         share = f'{found["gflops"] / total:.1%}'
         parts.append([part, f'{found["gflops"]:,.3f}', share, f'{found["parameters"]:,}'])
@@ -212,7 +210,7 @@ def table(content: dict[str, Any]) -> str:
         ('GFLOPs of all', 'gflops'),
     ):
         batch.append([name, *(f'{value:,.2f}' for value in content['batch'][key].values())])
-    title = f'{content["config"]}, {content["split"]}: {content["pictures"]} pictures'
+    title = f'{content["config"]}, {content["split"]}: {content["pictures"]} {content["examples"]}'
     if content['computes'] == 'padded':
         title += '\nIts preprocessor tells the backbone no sizes: all of a canvas is computed'
     return '\n\n'.join([title, *map(aligned, (rows, parts, batch))])

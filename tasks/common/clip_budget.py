@@ -110,6 +110,7 @@ class ClipToTokenBudget(BaseTransform):
         self.random = None if random is None else RandomTokens.of(random, max_tokens)
         self.drop = None if drop is None else TokenDropping.of(drop)
         self.num_clips, self.crops, self.test_mode = num_clips, crops, test_mode
+        self.num_views = num_clips * crops
 
     def plan(
         self,
@@ -181,7 +182,7 @@ class ClipToTokenBudget(BaseTransform):
         results['img_shape'] = size
         results['patch_shapes'] = self.patch_shapes
         results['crops'] = self.crops
-        results['num_views'] = self.num_clips * self.crops
+        results['num_views'] = self.num_views
         return results
 
     def __repr__(self) -> str:

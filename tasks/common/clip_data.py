@@ -266,6 +266,15 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         super().complete_sizes()
         self._scanned = True
 
+    def planned_views(self, index: int) -> list[tuple[int, ...]] | None:
+        """(frames, height, width) of each view of a clip; what training drops of it is in there."""
+        planner = find_planner(self.pipeline.transforms)
+        size = self._size_of(int(index), planner.size_fields)
+        if size is None:
+            return None
+        plan = planner.plan(*size, sample_seed=self._seed_of(index))
+        return [(plan.num_frames, *plan.size)] * planner.num_views
+
     def sample_start(self, index: int) -> dict[str, Any]:
         """The record, and as `measured` what was read of the file's header before."""
         results = self._with_classes(super().sample_start(index))

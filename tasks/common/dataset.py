@@ -139,6 +139,11 @@ class SeededSamples:
         planned: Size = planner.target_size(*size, sample_seed=self._seed_of(index))
         return planned
 
+    def planned_views(self, index: int) -> list[tuple[int, ...]] | None:
+        """The sizes of all that the model will see of a sample: of a picture its `target_size`."""
+        size = self.target_size(index)
+        return None if size is None else [size]
+
     def complete_sizes(self) -> None:
         """Scan the files whose records lack a size; on several ranks all have to call this."""
         planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,10 +28,11 @@ _PRODUCTS = 'attention'  # queries by keys, weights by values
 # The parts of a NaViT, by the names of their modules; what is in none is norms and scales.
 _MODULES = {
     'patch embedding': r'patch_embed\.\w+',
-    'positions, prefix': r'position|prefix',
+    'positions, prefix': r'position|temporal_position|prefix',
     'attention projections': r'blocks\.\d+\.attn\.(?:qkv|proj)',
     _PRODUCTS: r'blocks\.\d+\.attn',
     'MLP': r'blocks\.\d+\.mlp',
+    'pooling': r'pool',
 }
 
 
@@ -56,25 +57,26 @@ def count(run: Callable[[], object]) -> dict[str, int]:
 class BackboneFlops:
     """FLOPs of our backbone, by part; the model has shapes alone, as nothing is computed."""
 
+    kind: ClassVar[type[nn.Module]] = NaViTBackbone
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         with torch.device('meta'):
             backbone = MODELS.build({**config, 'init_cfg': None})
-        if not isinstance(backbone, NaViTBackbone):
+        if not isinstance(backbone, self.kind):
             raise ValueError(
-                f'backbone {type(backbone).__name__}: FLOPs are counted of NaViTBackbone alone'
+                f'backbone {type(backbone).__name__}: FLOPs are counted of {self.kind.__name__} '
+                'alone'
             )
-        self.backbone = backbone.eval()
+        self.backbone: Any = backbone.eval()
         self._counted = cache(self._count)
 
-    def of(self, sizes: Iterable[Size]) -> Parts:
-        """Of one batch of pictures of these sizes in pixels; padding is not computed."""
+    def of(self, sizes: Iterable[Any]) -> Parts:
+        """Of one batch of examples of these sizes; padding is not computed."""
         return self._counted(tuple(sorted(sizes)))
 
-    def _count(self, sizes: Sequence[Size]) -> Parts:
-        height, width = (max(sides) for sides in zip(*sizes, strict=True))
-        canvas = torch.empty(len(sizes), 3, height, width, device='meta')
-        counts = count(lambda: self.backbone(canvas, image_sizes=sizes))
-        start = f'{type(self.backbone).__name__}.vit.'
+    def _count(self, sizes: Sequence[Any]) -> Parts:
+        counts = self._run(sizes)
+        start = f'{self.kind.__name__}.vit.'
         found = {name.removeprefix(start): n for name, n in counts.items()}
         parts = {
             part: sum(n for name, n in found.items() if re.fullmatch(modules, name))
@@ -83,6 +85,12 @@ class BackboneFlops:
         parts[_PRODUCTS] -= parts['attention projections']  # which it went through as well
         assert sum(parts.values()) == counts['Global'], 'a part of the backbone is not told'
         return parts
+
+    def _run(self, sizes: Sequence[Size]) -> dict[str, int]:
+        """`count` of one batch of pictures of these (height, width) in pixels."""
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        canvas = torch.empty(len(sizes), 3, height, width, device='meta')
+        return count(lambda: self.backbone(canvas, image_sizes=sizes))
 
 
 class CanvasFlops:

@@ -13,9 +13,12 @@ from torch import nn
 
 from navit_backbone.packing import Size
 
-from ..common.flops import CanvasFlops, Parts, after_backbone, side_of_all_strides
+from ..common.batch_tokens import BatchTokens
+from ..common.flops import BackboneFlops, CanvasFlops, Parts, after_backbone, side_of_all_strides
 from ..common.shallow import shallow
 from .preprocessor import NaViTDetDataPreprocessor
+
+__all__ = ['BackboneFlops', 'HeadFlops']
 
 
 class HeadFlops:
@@ -28,6 +31,7 @@ class HeadFlops:
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         self.model: Any = MODELS.build(shallow(model)).eval()
+        self.tokens = BatchTokens(self.model)
         # else all of a canvas is picture to the backbone
         self.sizes_are_told = isinstance(self.model.data_preprocessor, NaViTDetDataPreprocessor)
         unit = side_of_all_strides(self.model)

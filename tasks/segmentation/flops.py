@@ -12,10 +12,20 @@ from mmseg.structures import SegDataSample
 
 from navit_backbone.packing import Size
 
-from ..common.flops import CanvasFlops, Parts, after_backbone, count, side_of_all_strides
+from ..common.batch_tokens import BatchTokens
+from ..common.flops import (
+    BackboneFlops,
+    CanvasFlops,
+    Parts,
+    after_backbone,
+    count,
+    side_of_all_strides,
+)
 from ..common.shallow import shallow
 from .head import TokenHead
 from .preprocessor import NaViTSegDataPreprocessor
+
+__all__ = ['BackboneFlops', 'HeadFlops']
 
 
 class HeadFlops:
@@ -29,6 +39,7 @@ class HeadFlops:
         config = shallow(model)
         config.pop('auxiliary_head', None)  # of training alone
         self.model: Any = MODELS.build(config).eval()
+        self.tokens = BatchTokens(self.model)
         # else all of a canvas is picture to the backbone
         self.sizes_are_told = isinstance(self.model.data_preprocessor, NaViTSegDataPreprocessor)
         self._on_tokens = cache(self._count_tokens)
