@@ -259,7 +259,8 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
     if weights.patch_shapes != shapes:
         there = ' and '.join(str(shape) for shape in weights.patch_shapes)
         wrong.append(
-            f'the file has patches of (t, h, w) = {there}, the model {shapes}: set patch_size'
+            f'the file has patches of (t, h, w) = {there}, the model {shapes}: set patch_size; '
+            'patches of pictures start tubelets of any length, as high and wide as they are'
         )
     elif weights.position is not None:
         here, rule = _describe_position(model.position), weights.position

@@ -290,7 +290,10 @@ def _broken(file: Path, error: BaseException) -> ValueError:
             f'{file} {wish}; nothing was run. Where you trust its source, keep its tensors alone: '
             "torch.save({'state_dict': ...}), or use .safetensors"
         )
-    reason = message.strip().splitlines()[0][:200] if message.strip() else type(error).__name__
+    # before its reason torch advises to read the file in the unsafe way
+    *_, said = message.split('compatible with your use case: ')
+    said = said.removeprefix('WeightsUnpickler error: ')
+    reason = said.strip().splitlines()[0][:200] if said.strip() else type(error).__name__
     return ValueError(
         f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and '
         f'compare its size (here {file.stat().st_size} bytes)'

@@ -128,6 +128,26 @@ def test_lines_that_do_not_parse_are_named(videos, text, message):
         dataset(videos, write(videos, 'list.txt', text), metainfo=dict(classes=['run', 'walk']))
 
 
+def test_lists_may_name_classes_and_paths_may_have_spaces(videos):
+    (videos / 'clips/run/b.mp4').rename(videos / 'clips/run/my 2 b.mp4')
+    listed = write(videos, 'list.txt', 'run/my 2 b.mp4 run\nwalk/c.mp4 walk\n')
+    data = dataset(videos, listed)
+    assert data.metainfo['classes'] == ('run', 'walk')
+    assert data.get_data_info(0)['video_path'].endswith('run/my 2 b.mp4')
+    several = write(videos, 'more.txt', 'run/my 2 b.mp4 1 0\nwalk/c.mp4 1\n')
+    data = dataset(videos, several, multi_class=True)
+    assert [data.get_data_info(i)['gt_label'] for i in range(2)] == [[1, 0], [1]]
+    assert data.get_data_info(0)['video_path'].endswith('run/my 2 b.mp4')
+
+
+def test_classes_that_no_clip_has_are_said_with_the_line_of_the_largest(videos, monkeypatch):
+    said = []
+    monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
+    dataset(videos, write(videos, 'list.txt', 'run/b.mp4 0\nwalk/c.mp4 3\n'))
+    assert 'no clip has the label 1, 2 of 0 to 3, the largest, which' in said[0]
+    assert 'list.txt, line 2 gives' in said[0]
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -135,11 +155,18 @@ def test_lines_that_do_not_parse_are_named(videos, text, message):
         ('file,class\na,b\n', r"\['label'\] missing"),
         ('file,label\nrun/b.mp4\n', r'line 2: has not as many fields as the header, 2'),
         ('file,label,frames\nrun/b.mp4,run,many\n', r'line 2: invalid literal'),
+        ('file,label\nrun/b.mp4,\n', r'line 2: the label is missing'),
     ],
 )
 def test_rows_that_do_not_parse_are_named(videos, text, message):
     with pytest.raises(ValueError, match=message):
         dataset(videos, write(videos, 'manifest.csv', text))
+
+
+def test_rows_that_no_choice_leaves_are_told_with_what_there_is(videos):
+    listed = write(videos, 'manifest.csv', 'file,label,split\nrun/b.mp4,run,train\n')
+    with pytest.raises(ValueError, match=r"lists no clips with where=.*'trian'.*; split: train"):
+        dataset(videos, listed, where=dict(split='trian'))
 
 
 def test_missing_folders_and_lists_are_named_with_the_way_out(videos):
@@ -148,7 +175,10 @@ def test_missing_folders_and_lists_are_named_with_the_way_out(videos):
     with pytest.raises(ValueError, match=r'no list of clips at .*none\.txt: set ann_file'):
         dataset(videos, 'none.txt')
     (videos / 'clips' / 'sit').mkdir()
-    with pytest.raises(ValueError, match=r'sit: a class without videos'):
+    with pytest.raises(ValueError, match=r'sit: a class without videos in it; .* set kind'):
+        dataset(videos)
+    (videos / 'clips' / 'sit' / '1.jpg').touch()
+    with pytest.raises(ValueError, match=r'sit: a class without videos in it, but 1\.jpg; remove'):
         dataset(videos)
     with pytest.raises(ValueError, match="kind='clips', choose from"):
         dataset(videos, kind='clips')
@@ -216,4 +246,5 @@ def test_other_files_beside_the_clips_are_left_out_and_said(videos, monkeypatch)
     monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
     assert len(dataset(videos)) == 4
     assert len(said) == 1
-    assert 'run: 1 files are none of .mp4' in said[0]
+    assert 'run: left out, as none of .mp4' in said[0]
+    assert said[0].endswith(': notes.txt')

@@ -298,7 +298,7 @@ def test_a_problem_ends_in_status_1(healthy, tmp_path, monkeypatch, capsys):
             doctor.main()
         assert stopped.value.code == status
     printed = capsys.readouterr().out
-    assert 'ok    model.bbox_head.num_classes 7, the data has 3 classes\n' in printed
+    assert 'see   model.bbox_head.num_classes 7, the data has 3 classes\n' in printed
     assert 'for stock scripts set model.bbox_head.num_classes=3' in printed
     assert 'WRONG model.data_preprocessor.pad_size_divisor' in printed
 

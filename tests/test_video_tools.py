@@ -13,6 +13,7 @@ from PIL import Image
 
 from navit_backbone.tasks.common.video_reader import open_video
 from navit_backbone.tools import browse, knn, predict, publish, test, train
+from navit_backbone.tools.command_line import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/video/cls_navit-ti_10e_fight.py'
@@ -121,6 +122,79 @@ def test_predict_writes_labelled_videos_and_all_scores(
     assert np.abs(shown[:h, :w].astype(int) - before.read([2])[0]).mean() < 3
     assert shown[h:].std() > 10
     assert (out / 'photo.png').is_file()
+
+
+def test_a_folder_of_frames_is_a_clip_where_the_data_says_so(
+    trained, options, clips, monkeypatch, tmp_path
+):
+    """The same frames as a video and as a folder: the same scores, and both drawn as a video."""
+    frames = open_video(str(clips / 'val3.mp4'))
+    (tmp_path / 'in' / 'a').mkdir(parents=True)
+    for number, frame in enumerate(frames.read(range(frames.num_frames))):
+        Image.fromarray(frame).save(tmp_path / 'in' / 'a' / f'{number}.png')
+    scores = []
+    for kind, given in (('videos', clips / 'val3.mp4'), ('frames', tmp_path / 'in')):
+        more = [*options, f'test_dataloader.dataset.kind={kind}']
+        predicted(monkeypatch, tmp_path / kind, CONFIG, trained[0], given, *more)
+        (entry,) = json.loads((tmp_path / kind / 'predictions.json').read_text())['clips']
+        scores.append(entry['scores'])
+    assert scores[0] == scores[1]
+    drawn = open_video(str(tmp_path / 'frames/in/a.mp4'))
+    assert drawn.num_frames == frames.num_frames
+
+
+def test_accuracy_and_time_by_tokens(trained, options, monkeypatch, tmp_path):
+    command = [CONFIG, trained[0], '--work-dir', tmp_path, '--tokens', '16,24,native', *options]
+    assert call(monkeypatch, test, *command) is None
+    rows = json.loads((tmp_path / 'token_curve.json').read_text())
+    tokens = [row['tokens a picture'] for row in rows]
+    assert 4 < tokens[0] <= 16 < tokens[1] <= 24 < tokens[2]
+    assert all(0 <= row['top1'] <= 100 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (['--tta'], 'views of clips are those of ClipToTokenBudget'),
+        (['--show-dir', 'shown'], 'tools/predict.py draws'),
+    ],
+)
+def test_what_is_of_pictures_is_refused_with_the_way_out(
+    trained, options, more, message, monkeypatch
+):
+    assert message in call(monkeypatch, test, CONFIG, trained[0], *more, *options)
+
+
+def test_one_patch_size_reaches_the_backbone_and_all_that_plans_and_cuts():
+    cfg = read_config(CONFIG, {'patch_size': (4, 16, 16)})
+    loaders = [cfg[f'{split}_dataloader'] for split in ('train', 'val', 'test')]
+    placed = [cfg.model.backbone.patch_size]
+    placed += [loader.collate_fn.patch_size for loader in loaders]
+    placed += [loader.dataset.pipeline[1].patch_size for loader in loaders]
+    assert placed == [(4, 16, 16)] * 7
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('budget.max_tokens', 400, 'set train_dataloader.dataset.pipeline.1.max_tokens, train_dat'),
+        ('collate_fn.patch_size', 16, 'would change nothing'),
+        ('test_pipeline.1.max_tokens', 400, 'would change nothing'),
+        ('train_dataloader.batch_size', 4.5, 'the config has 8, and takes whole numbers'),
+        ('train_dataloader.num_workers', 'two', 'the config has 2, and takes whole numbers'),
+        ('optim_wrapper.optimizer.lr', 'small', 'the config has 0.0005, and takes numbers'),
+    ],
+)
+def test_options_that_change_nothing_or_are_no_numbers_are_refused(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(CONFIG, {option: value})
+
+
+def test_a_key_in_the_wrong_place_is_told_in_a_sentence(trained, options, monkeypatch):
+    given = call(
+        monkeypatch, test, CONFIG, trained[0], *options, 'test_dataloader.dataset.num_clips=2'
+    )
+    assert "unexpected keyword argument 'num_clips'; correct this key" in given
 
 
 def test_a_published_model_gives_the_same_scores(trained, options, clips, monkeypatch, tmp_path):

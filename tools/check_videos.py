@@ -126,6 +126,11 @@ def _of_config(config: Path, options: dict[str, Any]) -> list[Clip]:
 def _of_folder(item: Path) -> Iterator[str]:
     from navit_backbone.tasks.common.video_reader import VIDEO_SUFFIXES
 
+    if item.suffix.lower() in ('.txt', '.csv'):
+        raise ValueError(
+            f'{item} is a list: give the config that reads it, with the same --cfg-options, or '
+            'the folder of its clips'
+        )
     if item.is_file():
         yield str(item)
         return

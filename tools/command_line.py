@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
+from navit_backbone.tasks.common.wording import few
 
 # What a constructor says to an argument that it does not know, or that it lacks.
 _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
@@ -42,6 +43,13 @@ _BY_NOW_COPIED = {
     'num_steps': 'train_cfg.max_epochs, which schedules follow',
 }
 
+
+# What a config need not hand to the runner: our tools, and frameworks, read it themselves.
+_READ = (
+    'data_root', 'classes', 'sync_bn', 'reduce_zero_label', 'patch_size', 'custom_imports',
+    'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type',
+)  # fmt: skip
+_WHOLE = ('batch_size', 'num_workers', 'max_epochs', 'max_tokens', 'num_frames', 'val_interval')
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs
 OWN_TASKS = {
@@ -151,8 +159,8 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     A new last key is right where it is judged (beside a `type`, by its constructor), and told
     otherwise, unless it looks like a slip of a key that is there.
     """
-    for option in options:
-        if way := _BY_NOW_COPIED.get(option.split('.')[0]):
+    for option, value in options.items():
+        if way := _copied_to(cfg, option):
             raise ValueError(
                 f'--cfg-options {option} would change nothing: the config has copied it to where '
                 f'it is used; set {way}'
@@ -169,6 +177,44 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
                 print(f'note: --cfg-options {option} adds {last!r} anew', file=sys.stderr)
         elif isinstance(node, (list, tuple)):
             _step(node, last, option, parents)
+        if isinstance(node, dict):
+            _check_number(option, node.get(last), value)
+
+
+def _copied_to(cfg: Config, option: str) -> str:
+    """Where a name is used that is of the config alone, and no part of what is run; else ''."""
+    head, last = option.split('.')[0], option.split('.')[-1]
+    if head in _BY_NOW_COPIED:
+        return _BY_NOW_COPIED[head]
+    run = {*inspect.signature(Runner.__init__).parameters, *_READ}
+    if head not in cfg or head in run:
+        return ''
+    used = {key: value for key, value in cfg.items() if key in run}
+    places = [place for place in _places(used) if place.split('.')[-1] == last]
+    return few(places) if places else 'it there'
+
+
+def _places(node: Any, before: str = '') -> Iterator[str]:
+    """The keys of all that lies in dicts and lists, as --cfg-options takes them."""
+    if isinstance(node, dict):
+        items = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, (list, tuple)) else []
+    for key, value in items:
+        yield f'{before}{key}'
+        yield from _places(value, f'{before}{key}.')
+
+
+def _check_number(option: str, old: Any, new: Any) -> None:
+    """Refuse a word, or a part of one, where the config has a number."""
+    if isinstance(old, bool) or not isinstance(old, (int, float)):
+        return
+    whole = option.split('.')[-1] in _WHOLE
+    if isinstance(new, str) or (whole and isinstance(new, float)):
+        raise ValueError(
+            f'--cfg-options {option}={new}: the config has {old}, and takes '
+            f'{"whole numbers" if whole else "numbers"}'
+        )
 
 
 def _step(node: Any, key: str, option: str, parents: list[str]) -> Any:
@@ -247,13 +293,15 @@ def mistake(error: Exception, config: Path | None = None) -> str | None:
     ours.append(Path(__file__).resolve().parent)
     if isinstance(error, ValueError):
         if 'Original Traceback' in text:  # of a worker that loads data: the sentence stands last
+            where = Path(re.findall(r'  File "(.+?)", line', text)[-1]).resolve()
             text = text.strip().splitlines()[-1].split(': ', 1)[-1]
         told = type(error).__module__.startswith('navit_backbone')
         return text if told or any(folder in where.parents for folder in ours) else None
     if 'load_weights() got' in text:
         said = text.split('() ')[1]
         return f'{config}: init_cfg {said}; it takes checkpoint, prefix, family, min_share'
-    if where.name != 'build_functions.py':
+    own = isinstance(error, TypeError) and any(folder in where.parents for folder in ours)
+    if where.name != 'build_functions.py' and not own:
         return None
     if isinstance(error, TypeError) and not _CONSTRUCTOR.search(text):
         return None

@@ -58,7 +58,8 @@ class Finding:
     note: str = ''  # what to know of it where nothing is wrong
 
     def __str__(self) -> str:
-        line = f'{"WRONG" if self.problem else "ok":<6}{self.name:<15} {self.found}'.rstrip()
+        state = 'WRONG' if self.problem else 'see' if self.note else 'ok'
+        line = f'{state:<6}{self.name:<15} {self.found}'.rstrip()
         if not self.problem:
             return line + (f'\n      {self.note}' if self.note else '')
         return f'{line}\n      {self.problem}' + (

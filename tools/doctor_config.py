@@ -217,6 +217,9 @@ def check_start(key: str, backbone: dict[str, Any], start: dict[str, Any]) -> Fi
     try:
         with torch.device('meta'):  # shapes alone: nothing is copied
             vit = MODELS.build({**backbone, 'init_cfg': None}).vit
+    except MISTAKES:
+        return Finding(name=key, found=file, note='not looked at: the model cannot be built')
+    try:
         refuse_missing(start.get('checkpoint'))
         report = load_weights(vit, **start)
     except MISTAKES as error:

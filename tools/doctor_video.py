@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,7 @@ def check_clips(key: str, dataset: Any) -> Finding:
         file = file_of(dataset.get_data_info(index))
         try:
             size = dataset.measure(file)
+            refuse_other_length(dataset.get_data_info(index), size)
         except MISTAKES as error:
             faults.append(f'{file}: {told(error)}')
             continue
@@ -99,8 +100,17 @@ def check_clips(key: str, dataset: Any) -> Finding:
         found += (
             f': {min(frames)} to {max(frames)} frames, {min(tokens):,} to {max(tokens):,} tokens'
         )
-    note = f'{len(faults)} cannot be read: {few(faults)}; tools/check_videos.py finds all'
+    note = (
+        f'{len(faults)} cannot be read: {few(faults)}; tools/check_videos.py with this config and '
+        'its --cfg-options finds all'
+    )
     return Finding(name=key, found=found, note=note if faults else '')
+
+
+def refuse_other_length(info: Mapping[str, Any], size: Sequence[float]) -> None:
+    """Raise where a folder holds more or fewer frames than the list says."""
+    if 'frame_dir' in info and info.get('num_frames', size[2]) != size[2]:
+        raise ValueError(f'holds {size[2]} frames, the list says {info["num_frames"]}')
 
 
 def count_classes(dataset: Any) -> Finding:

@@ -9,8 +9,9 @@ its own size, and predictions.json, whose images and categories have numbers of 
 their file names and class names. Of a detector it has all objects in COCO's form: boxes as [x, y,
 width, height] in the pictures' own pixels, masks as run-length codes. Of a segmentor it has the
 share of each class, and DIR/labels/ the class of each pixel as a PNG of one channel. A classifier
-takes videos too: DIR gets each with the best classes under its frames, and predictions.json the
-score of every class. Exit status 3: some were skipped.
+takes videos too, and folders of frames where its test data is of kind='frames': DIR gets each with
+the best classes under its frames, and predictions.json the score of every class. Exit status 3:
+some were skipped.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def predict(args: argparse.Namespace) -> int:
     check_there(args.checkpoint)
     cfg = config_for(args)
     model_side, output_side = tools_for(task_of(cfg, args.config))
-    files = find_inputs(args.inputs, args.out_dir, model_side.suffixes)
+    frames = cfg.test_dataloader.dataset.get('kind') == 'frames'
+    files = find_inputs(args.inputs, args.out_dir, model_side.suffixes, frames=frames)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     output = output_side(args.out_dir, predictor, args.score_thr)
@@ -158,11 +160,18 @@ def look(predictor: Predictor, file: Path) -> tuple[dict[str, Any], Any, Any]:
         raise SkippedError(f'does not fit the model ({reason})') from error
 
 
-def find_inputs(inputs: list[Path], out_dir: Path, suffixes: Sequence[str]) -> dict[Path, Path]:
-    """Every file of the inputs, once, and where in `out_dir` it is drawn; two never meet."""
+def find_inputs(
+    inputs: list[Path], out_dir: Path, suffixes: Sequence[str], *, frames: bool = False
+) -> dict[Path, Path]:
+    """Every file of the inputs, once, and where in `out_dir` it is drawn; two never meet.
+
+    With `frames` a folder of pictures is a clip too, and goes before the pictures in it.
+    """
     files: dict[Path, Path] = {}
     for item in inputs:
-        if item.is_dir():
+        if frames and (clips := folders_of_frames(item)):
+            files |= {clip: clip.relative_to(item.parent) for clip in clips}
+        elif item.is_dir():
             found = sorted(f for f in item.rglob('*') if f.suffix.lower() in suffixes)
             found = [file for file in found if not file.is_dir()]
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
@@ -192,6 +201,18 @@ def find_inputs(inputs: list[Path], out_dir: Path, suffixes: Sequence[str]) -> d
                 'set another folder'
             )
     return files
+
+
+def folders_of_frames(item: Path) -> list[Path]:
+    """A folder that holds pictures, or those within it that do."""
+    if not item.is_dir():
+        return []
+    folders = (item, *(folder for folder in item.rglob('*') if folder.is_dir()))
+    return sorted(
+        folder
+        for folder in folders
+        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
+    )
 
 
 def report(content: dict[str, Any], count: int, out_dir: Path) -> int:

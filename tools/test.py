@@ -96,7 +96,11 @@ def show(cfg: Config, folder: Path) -> None:
     """Let the config's visualization hook draw every picture into `folder`."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ValueError('--show-dir needs default_hooks.visualization in the config')
+        raise ValueError(
+            '--show-dir needs default_hooks.visualization in the config, which draws pictures of '
+            'detectors and segmentors; what a classifier finds in clips tools/predict.py draws, '
+            'and test_evaluator.output_dir=DIR keeps'
+        )
     hook.update(draw=True, test_out_dir=str(folder.absolute()))
 
 

@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from navit_backbone.tasks.common.batch_tokens import BatchTokens
 from navit_backbone.tools.command_line import build_runner
 
 NATIVE = 'native'
@@ -38,17 +39,20 @@ def with_budget(cfg: Config, budget: int | str) -> Config:
     steps = [
         step
         for step in cfg.test_dataloader.dataset.pipeline
-        if step['type'] == 'ResizeToTokenBudget'
+        if step['type'] in ('ResizeToTokenBudget', 'ClipToTokenBudget')
     ]
     if len(steps) != 1:
         raise ValueError(
-            f'{cfg.filename}: --tokens sets max_tokens of ResizeToTokenBudget, of which the test '
-            f'pipeline has {len(steps)}: give it one'
+            f'{cfg.filename}: --tokens sets max_tokens of ResizeToTokenBudget or '
+            f'ClipToTokenBudget, of which the test pipeline has {len(steps)}: give it one'
         )
     (step,) = steps
-    step.pop('min_tokens', None)
+    of_clips = step.type == 'ClipToTokenBudget'
+    step.pop('native' if of_clips else 'min_tokens', None)
     if budget == NATIVE:
-        step.update(max_tokens=_UNBOUNDED, min_tokens=1)
+        step.update(
+            max_tokens=_UNBOUNDED, **(dict(native=True) if of_clips else dict(min_tokens=1))
+        )
     else:
         step.max_tokens = budget
     cfg.work_dir = str(Path(cfg.work_dir) / f'tokens_{budget}')
@@ -60,8 +64,7 @@ def curve(cfg: Config, budgets: Sequence[int | str]) -> list[dict[str, Any]]:
     rows = []
     for budget in budgets:
         runner = build_runner(with_budget(cfg, budget))
-        patch = cfg.model.backbone.get('patch_size', 16)
-        spent = Timed(runner, patch)
+        spent = Timed(runner)
         figures = runner.test()
         rows.append({'budget': budget, **spent.a_picture(), **figures})
     return rows
@@ -73,8 +76,8 @@ class Timed:
     The first step warms up, so where there are more it does not count.
     """
 
-    def __init__(self, runner: Runner, patch_size: int) -> None:
-        self.patch_size = patch_size
+    def __init__(self, runner: Runner) -> None:
+        self.count = BatchTokens(runner.model)
         self.steps: list[tuple[float, int, int]] = []  # seconds, tokens, pictures
         runner.model.test_step = self._timed(runner.model.test_step)
 
@@ -84,10 +87,8 @@ class Timed:
             found = step(data)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds, p = time.perf_counter() - start, self.patch_size
-            sizes = [image.shape[-2:] for image in data['inputs']]
-            tokens = sum(-(-h // p) * -(-w // p) for h, w in sizes)
-            self.steps.append((seconds, tokens, len(sizes)))
+            seconds, cost = time.perf_counter() - start, self.count.of(data)
+            self.steps.append((seconds, cost.tokens, cost.examples))
             return found
 
         return timed
@@ -121,7 +122,9 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """The leading figure over the tokens, and the time beside it."""
     from matplotlib.figure import Figure
 
-    figure = next((key for key in ('mIoU', 'coco/bbox_mAP') if key in rows[0]), list(rows[0])[-1])
+    figure = next(
+        (key for key in ('mIoU', 'coco/bbox_mAP', 'top1') if key in rows[0]), list(rows[0])[-1]
+    )
     rows = sorted(rows, key=lambda row: row['tokens a picture'])
     x = [row['tokens a picture'] for row in rows]
     canvas = Figure(figsize=(9, 3.6), layout='constrained')

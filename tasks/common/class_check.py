@@ -12,8 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from .classes import APART
-from .published import classes_in
+from .classes import APART, classes_in
 from .wording import few
 
 
@@ -93,7 +92,8 @@ def check_same_classes(train: Any, val: Any) -> None:
     if names[0] != names[1]:
         raise ValueError(
             f'classes differ: {named(train)} has {names[0]}, {named(val)} {names[1]}: both need '
-            'the same categories in the same order'
+            'the same categories in the same order; give the names for all, as in --cfg-options '
+            "\"classes=['cat', 'dog']\", or mend one of the two"
         )
     for key in ('reduce_zero_label', 'ignore_index'):  # of label maps
         given = [getattr(dataset, key, None) for dataset in (train, val)]
@@ -105,5 +105,7 @@ def check_same_classes(train: Any, val: Any) -> None:
 
 
 def named(dataset: Any) -> str:
-    """What to call a data set: its annotation file, else its class."""
-    return str(getattr(dataset, 'ann_file', '') or type(dataset).__name__)
+    """What to call a data set: its annotation file, else its folder, else its class."""
+    file = getattr(dataset, 'ann_file', '')
+    folders = getattr(dataset, 'data_prefix', None) or {}
+    return str(file or next(iter(folders.values()), '') or type(dataset).__name__)

@@ -17,12 +17,18 @@ APART = ('backbone', 'rpn_head', 'semantic_head', 'data_preprocessor')
 
 
 def override(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Merge `--cfg-options` into `cfg`; three of them reach every data set and metric.
+    """Merge `--cfg-options` into `cfg`; four of them reach every place where they matter.
 
     `data_root`: whatever stands under the config's `data_root` moves to the new one. `classes`: the
     class names to use, where not all that the annotation file has. `reduce_zero_label`, of label
-    maps whose 0 is unlabelled.
+    maps whose 0 is unlabelled. `patch_size`, where a config states it once: of the backbone, and of
+    all that plans and cuts clips for it.
     """
+    if 'patch_size' in options and 'patch_size' not in cfg:
+        raise ValueError(
+            '--cfg-options patch_size: this config states none in one place; set '
+            'model.backbone.patch_size, and that of each ResizeToTokenBudget in the pipelines'
+        )
     if 'data_root' in options:
         _move(cfg, str(cfg.get('data_root')).rstrip('/'), str(options['data_root']))
     cfg.merge_from_dict(dict(options))
@@ -31,6 +37,11 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
         names = [names] if isinstance(names, str) else list(names)
         for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
             dataset['metainfo'] = {**dataset.get('metainfo', {}), 'classes': names}
+    if 'patch_size' in options:
+        loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
+        for parent, key in _entries(loaders, ('patch_size',)):
+            parent[key] = options['patch_size']
+        cfg.model.backbone.patch_size = options['patch_size']
     if 'reduce_zero_label' in options:
         for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
             dataset['reduce_zero_label'] = options['reduce_zero_label']
@@ -51,7 +62,10 @@ def follow_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Cla
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     names = {split: class_names(data) for split, data in _datasets(cfg, splits).items()}
     if len(set(names.values())) > 1:
-        raise ValueError(f'the data sets disagree in their classes or the order of these: {names}')
+        raise ValueError(
+            f'the data sets disagree in their classes or the order of these: {names}; let them '
+            "agree, or give the names for all: --cfg-options \"classes=['cat', 'dog']\""
+        )
     classes = next(iter(names.values()))
     set_num_classes(cfg.model, len(classes))
     return classes
@@ -86,6 +100,14 @@ def class_names(dataset: dict[str, Any]) -> Classes:
     if 'classes' not in built.metainfo:  # a lazy data set passes over a missing file, we do not
         built.full_init()
     return tuple(built.metainfo['classes'])
+
+
+def classes_in(dataset_meta: Any) -> tuple[str, ...]:
+    """The class names that a checkpoint or a published model holds; none where it has none."""
+    if not isinstance(dataset_meta, dict):
+        return ()
+    given = {str(key).lower(): value for key, value in dataset_meta.items()}
+    return tuple(given.get('classes') or ())
 
 
 def _datasets(cfg: Config, splits: Sequence[str]) -> dict[str, dict[str, Any]]:

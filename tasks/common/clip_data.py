@@ -42,6 +42,16 @@ MEASURES: dict[str, Callable[[str], Measured]] = {
 _FILE_COLUMNS = ('file', 'path', 'video', 'filename')  # of a CSV, the first that is there
 
 
+def _is_number(text: str) -> bool:
+    return text.lstrip('-').isdecimal()
+
+
+def _what_is_in(folder: Path) -> str:
+    """Some of the files and folders in it, to follow that what was looked for is not there."""
+    names = sorted(f'{item.name}{"/" if item.is_dir() else ""}' for item in folder.iterdir())
+    return f' in it, but {few(names)}' if names else ' in it'
+
+
 @DATASETS.register_module()
 class NaViTClipDataset(SeededSamples, BaseDataset):
     """Clips with the classes that they show; `kind` says what a clip is.
@@ -53,7 +63,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     They lie in ``data_prefix=dict(clips=...)`` under `data_root`, and `ann_file` lists them:
 
     - ``.txt`` (mmaction2's): ``PATH LABEL`` a line; of `frames` ``FOLDER FRAMES LABEL``; with
-      `multi_class` any number of labels. The path is what stands before them, spaces and all.
+      `multi_class` one number or more. The path is what stands before them, spaces and all.
     - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
       takes the rows whose columns have these values, as ``where=dict(split='train')``, `where_not`
       the others. The columns width, height, frames and fps, where all are there, save a scan.
@@ -98,7 +108,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             )
         found = list(self._entries(folder))
         if not found:
-            raise ValueError(f'{self.ann_file or folder} lists no clips')
+            raise ValueError(f'{self.ann_file or folder} lists no clips' + self._of_rows())
         classes = self._classes(found)
         self._metainfo['classes'] = classes
         numbers = {name: number for number, name in enumerate(classes)}
@@ -118,26 +128,38 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         for entry in read():
             yield {**entry, 'file': str(folder / entry['file'])}
 
+    def _of_rows(self) -> str:
+        """What the columns of `where` and `where_not` have, to follow that no row is left."""
+        chosen = [*self.where, *self.where_not]
+        if not chosen or not self.ann_file.lower().endswith('.csv'):
+            return ''
+        with open(self.ann_file, newline='') as content:
+            rows = list(csv.DictReader(content))
+        has = [f'{name}: {few(sorted({row[name] for row in rows}))}' for name in chosen]
+        return f' with where={self.where}, where_not={self.where_not}; {"; ".join(has)}'
+
     def _in_list(self) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(Path(self.ann_file).read_text().splitlines(), 1):
-            place = f'{self.ann_file}, line {number}'
-            words = line.split()
-            if not words:
-                continue
-            trailing = 0
-            while trailing < len(words) and words[-1 - trailing].lstrip('-').isdecimal():
-                trailing += 1
-            before = 1 if self.kind == 'frames' else 0
-            wanted = trailing if self.multi_class else min(trailing, 1 + before)
-            if wanted < 1 + before or wanted == len(words):
-                shape = 'FOLDER FRAMES LABEL' if before else 'PATH LABEL'
-                raise ValueError(
-                    f'{place}: {line!r} is not {shape}'
-                    + (', LABEL once or more' if self.multi_class else '')
-                )
-            numbers = words[len(words) - wanted :]
-            entry = {'file': ' '.join(words[: len(words) - wanted]), 'labels': numbers[before:]}
-            yield {**entry, 'place': place, **({'frames': numbers[0]} if before else {})}
+            if line.strip():
+                place = f'{self.ann_file}, line {number}'
+                yield {**self._listed(line, place), 'place': place}
+
+    def _listed(self, line: str, place: str) -> dict[str, Any]:
+        """A line of mmaction2's lists; what stands before its labels is the path."""
+        words, frames = line.split(), int(self.kind == 'frames')
+        if self.multi_class:
+            path = [not _is_number(word) for word in words[1:]]
+            trailing = path[::-1].index(True) if True in path else len(path)
+            labels = trailing - frames
+        else:
+            labels = int(Path(words[-1]).suffix.lower() not in VIDEO_SUFFIXES)
+        before = len(words) - labels - frames
+        if labels < 1 or before < 1 or (frames and not _is_number(words[before])):
+            shape = 'FOLDER FRAMES LABEL' if frames else 'PATH LABEL'
+            more = ', of LABEL numbers one or more' if self.multi_class else ''
+            raise ValueError(f'{place}: {line!r} is not {shape}{more}')
+        entry: dict[str, Any] = {'file': ' '.join(words[:before]), 'labels': words[-labels:]}
+        return {**entry, 'frames': words[before]} if frames else entry
 
     def _in_csv(self) -> Iterator[dict[str, Any]]:
         with open(self.ann_file, newline='') as content:
@@ -177,15 +199,18 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             else:
                 files = sorted(item for item in place.rglob('*') if item.is_file())
                 clips = [file for file in files if file.suffix.lower() in suffixes]
-                others = len(files) - len(clips)
+                others = [file.name for file in files if file.suffix.lower() not in suffixes]
                 if others:
                     print_log(
-                        f'{place}: {others} files are none of {" ".join(suffixes)}, left out',
+                        f'{place}: left out, as none of {" ".join(suffixes)}: {few(others)}',
                         'current',
                         logging.WARNING,
                     )
             if not clips:
-                raise ValueError(f'{place}: a class without {self.kind}; remove it, or fill it')
+                raise ValueError(
+                    f'{place}: a class without {self.kind}{_what_is_in(place)}; remove it, fill '
+                    f'it, or set kind (it is {self.kind!r})'
+                )
             for clip in clips:
                 yield {'file': str(clip), 'labels': [place.name], 'place': str(place)}
 
@@ -197,9 +222,18 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             names = [line.strip() for line in file.read_text().splitlines()]
             return tuple(name for name in names if name)
         names = {label for entry in found for label in entry['labels']}
-        if all(name.lstrip('-').isdecimal() for name in names):
-            count = max(int(name) for name in names) + 1
-            return tuple(str(number) for number in range(max(count, 1)))
+        if all(map(_is_number, names)):
+            numbers = {int(name) for name in names}
+            count = max(max(numbers) + 1, 1)
+            if absent := sorted(set(range(count)) - numbers):
+                top = next(e['place'] for e in found if str(count - 1) in e['labels'])
+                print_log(
+                    f'no clip has the label {few(absent)} of 0 to {count - 1}, the largest, which '
+                    f'{top} gives: metainfo.classes says which classes there are',
+                    'current',
+                    logging.WARNING,
+                )
+            return tuple(str(number) for number in range(count))
         return tuple(sorted(names))
 
     def _record_of(self, entry: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
@@ -218,6 +252,8 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         return record
 
     def _label(self, text: str, numbers: dict[str, int], place: str) -> int:
+        if not text.strip():
+            raise ValueError(f'{place}: the label is missing')
         if text in numbers:
             return numbers[text]
         if text.isdecimal() and int(text) < len(numbers):

@@ -93,10 +93,10 @@ class SeededSamples:
                     raise
                 self._report(candidate, fault)
                 cap, last = self.num_tokens(index), fault
-        raise RuntimeError(
-            f'{type(self).__name__}: sample {int(index)} and the {_MAX_REPLACEMENTS} drawn to '
-            f'replace it are all bad, so the fault is likely in data_root, data_prefix or the '
-            f'loading transforms. The last: {last}'
+        raise ValueError(
+            f'{last}; so are sample {int(index)} and the {_MAX_REPLACEMENTS} drawn to replace it '
+            f'of this {type(self).__name__}: where all have this fault, see to the list, '
+            'data_root, data_prefix and the loading transforms'
         ) from last
 
     @property

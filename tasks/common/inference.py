@@ -14,11 +14,11 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from .classes import class_names, set_num_classes
+from .classes import class_names, classes_in, set_num_classes
 from .loaded_weights import check_fit
 from .palette import palette
 from .picture_sizes import PICTURE_SUFFIXES
-from .published import classes_in, palette_in
+from .published import palette_in
 
 
 class Predictor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from navit_backbone.families import refuse_nan, summary
 
+from .classes import classes_in
+
 _RULE = {'betas', 'momentum', 'alpha', 'rho'}  # of these an optimizer has its own
 
 
@@ -38,7 +40,14 @@ class LoadedWeightsHook(Hook):
         min_share = self.min_share if trains else 1.0
         state = checkpoint.get('state_dict', checkpoint)
         name = source_of(state, runner)
-        check_fit(model, state, name, min_share)
+        try:
+            check_fit(model, state, name, min_share)
+        except ValueError as error:
+            meta = checkpoint.get('meta')
+            trained = classes_in(meta.get('dataset_meta') if isinstance(meta, dict) else None)
+            if trained:
+                raise ValueError(f'{error}. It was trained on {", ".join(trained)}') from error
+            raise
         if runner._resume:
             _check_resumable(runner, checkpoint, name)
 
@@ -100,8 +109,9 @@ def check_fit(
     if lost and 1 - lost / total < max(min_share, 1e-9):
         shapes = [f'{k} {_shape(given[k])} instead of {tuple(wanted[k].shape)}' for k in bent[:4]]
         raise ValueError(
-            f'{name} does not fit this model: {1 - lost / total:.1%} of its values are there, '
-            f'{min_share:.0%} are needed. Missing: {summary(missing)}. Of another shape: '
+            f'{name} does not fit this model: it lacks {lost:,} of {total:,} values, and '
+            f'{"all" if min_share == 1 else f"{min_share:.0%}"} are needed. Missing: '
+            f'{summary(missing)}. Of another shape: '
             f'{", ".join(shapes) or "none"}. Use the config and the classes that it was trained '
             'with; weights of a backbone alone go into its init_cfg'
         )

@@ -24,6 +24,7 @@ from navit_backbone.sealed import DIGEST, write_sealed
 from navit_backbone.vit import NaViT
 from navit_backbone.weight_files import read_header
 
+from .classes import classes_in
 from .loaded_weights import check_fit
 from .palette import Colour
 
@@ -102,14 +103,6 @@ def config_of(path: Path) -> Config:
     if not classes:  # the data set would be built to tell them: some read whatever file they name
         raise ValueError(f'{path} holds no class names: publish the model again')
     return config
-
-
-def classes_in(dataset_meta: Any) -> tuple[str, ...]:
-    """The class names that a checkpoint or a published model holds; none where it has none."""
-    if not isinstance(dataset_meta, dict):
-        return ()
-    given = {str(key).lower(): value for key, value in dataset_meta.items()}
-    return tuple(given.get('classes') or ())
 
 
 def palette_in(dataset_meta: Any) -> list[Colour]:

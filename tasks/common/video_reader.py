@@ -26,7 +26,7 @@ _ASSUMED_FPS = 25.0  # of what does not say
 
 
 class UnreadableVideoError(ValueError):
-    """A file that no reader can read; the message names it, and what each reader said."""
+    """A file that no reader can read; the message names it, and says why."""
 
 
 class ClipReader(Protocol):
@@ -42,18 +42,19 @@ class ClipReader(Protocol):
 
 
 def open_video(file: str) -> ClipReader:
-    """The reader of a video file; raise UnreadableVideoError, with what each reader said."""
+    """The reader of a video file; raise UnreadableVideoError, with the reason."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f'{file}: there is no such file')
     if not os.path.getsize(file):
         raise UnreadableVideoError(f'{file}: the file is empty')
-    said = []
-    for reader in (DecordReader, PyAVReader):
-        try:
-            return reader(file)
-        except UnreadableVideoError as error:
-            said.append(str(error))
-    raise UnreadableVideoError(f'{file}: ' + '; '.join(said))
+    try:
+        return DecordReader(file)
+    except UnreadableVideoError:
+        pass  # what PyAV says of it is clearer
+    try:
+        return PyAVReader(file)
+    except UnreadableVideoError as error:
+        raise UnreadableVideoError(f'{file}: {error}') from error
 
 
 class DecordReader:
@@ -134,7 +135,7 @@ class VideoHeader:
         try:
             with av.open(file) as container:
                 if not container.streams.video:
-                    raise UnreadableVideoError('PyAV: no video stream in it')
+                    raise UnreadableVideoError('no video stream in it')
                 stream = container.streams.video[0]
                 stated = stream.frames
                 self.fps = float(stream.average_rate or 0) or _ASSUMED_FPS
@@ -143,11 +144,11 @@ class VideoHeader:
             with av.open(file) as container:
                 self.size = upright(next(container.decode(video=0))).shape[:2]
         except (av.error.FFmpegError, StopIteration) as error:
-            raise UnreadableVideoError(f'PyAV: {_line(error)}') from error
+            raise UnreadableVideoError(_line(error)) from error
         self.num_frames = len(stamps)
         if stated > len(stamps):
             raise UnreadableVideoError(
-                f'PyAV: cut off, {len(stamps)} of the {stated} frames are there that it announces'
+                f'cut off, {len(stamps)} of the {stated} frames are there that it announces'
             )
         known = base and None not in stamps
         times = np.sort(np.array(stamps, dtype=np.float64)) * base if known else None
@@ -250,4 +251,8 @@ def _natural(file: Path) -> tuple[tuple[int, int, str], ...]:
 
 
 def _line(error: BaseException) -> str:
-    return ' '.join(str(error).split())[:200] or type(error).__name__
+    """What a reader said, in a line, without the path and the number of the error."""
+    if isinstance(error, av.error.InvalidDataError):
+        return 'no video in it, or cut off before its index'
+    told = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
+    return ' '.join(str(told).split())[:200] or type(error).__name__

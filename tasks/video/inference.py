@@ -18,7 +18,7 @@ from ..common.clip_packing import pack_clips
 from ..common.inference import Predictor
 from ..common.palette import Colour
 from ..common.picture_sizes import PICTURE_SUFFIXES
-from ..common.video_reader import VIDEO_SUFFIXES, UnreadableVideoError, upright
+from ..common.video_reader import VIDEO_SUFFIXES, FrameFolder, UnreadableVideoError, upright
 
 _INK, _PAPER, _EMPTY = (30, 30, 34), (250, 250, 248), (226, 226, 226)
 _LINE, _BAR = 22, 90  # pixels
@@ -37,6 +37,7 @@ class Classifier(Predictor):
     def read(self, file: Path) -> dict[str, Any]:
         """The clip opened; whatever that raises."""
         key = 'img_path' if file.suffix.lower() in PICTURE_SUFFIXES else 'video_path'
+        key = 'frame_dir' if file.is_dir() else key
         results: dict[str, Any] = self.load({key: str(file), 'sample_idx': 0})
         return results
 
@@ -55,6 +56,14 @@ class Classifier(Predictor):
         batch = pack_clips([self.prepare(results)], patch_size=self.patch_size)
         found: np.ndarray = self.model.test_step(batch)[0].pred_score.cpu().numpy()
         return found
+
+
+def with_flips(cfg: Config) -> None:
+    """Refused: views of clips are taken by the planner of their pipeline."""
+    raise ValueError(
+        '--tta is of pictures; views of clips are those of ClipToTokenBudget: '
+        'test_dataloader.dataset.pipeline.1.num_clips=4, or crops=3 there'
+    )
 
 
 def panel(
@@ -83,8 +92,12 @@ def write_labelled(file: Path, out: Path, labels: Image.Image) -> None:
     """
     aside = out.with_name(f'.{out.name}.partial.mp4')
     try:
-        with av.open(str(file)) as source, av.open(str(aside), 'w') as target:
-            _copy(source, target, labels)
+        with av.open(str(aside), 'w') as target:
+            if file.is_dir():
+                _draw(FrameFolder(str(file)), target, labels)
+            else:
+                with av.open(str(file)) as source:
+                    _copy(source, target, labels)
         os.replace(aside, out)
     except av.error.FFmpegError as error:
         raise UnreadableVideoError(f'{file}: {error}') from error
@@ -94,16 +107,32 @@ def write_labelled(file: Path, out: Path, labels: Image.Image) -> None:
 
 def _copy(source: Any, target: Any, labels: Image.Image) -> None:
     stream = source.streams.video[0]
-    written = target.add_stream('libx264', rate=stream.average_rate or 25, options={'crf': '20'})
-    written.pix_fmt = 'yuv420p'
-    for number, frame in enumerate(source.decode(stream)):
-        array = under(upright(frame), labels)
-        if not number:
-            written.height, written.width = array.shape[:2]
-        new = av.VideoFrame.from_ndarray(array, 'rgb24')
+    written = _stream(target, stream.average_rate or 25)
+    for frame in source.decode(stream):
+        new = _labelled(upright(frame), labels, written)
         new.pts, new.time_base = frame.pts, frame.time_base
         target.mux(written.encode(new))
     target.mux(written.encode())
+
+
+def _draw(reader: FrameFolder, target: Any, labels: Image.Image) -> None:
+    written = _stream(target, round(reader.fps))
+    for number in range(reader.num_frames):
+        target.mux(written.encode(_labelled(reader.read([number])[0], labels, written)))
+    target.mux(written.encode())
+
+
+def _stream(target: Any, rate: Any) -> Any:
+    written = target.add_stream('libx264', rate=rate, options={'crf': '20'})
+    written.pix_fmt = 'yuv420p'
+    return written
+
+
+def _labelled(frame: np.ndarray, labels: Image.Image, stream: Any) -> av.VideoFrame:
+    array = under(frame, labels)
+    if not stream.codec_context.is_open:
+        stream.height, stream.width = array.shape[:2]
+    return av.VideoFrame.from_ndarray(array, 'rgb24')
 
 
 def under(frame: np.ndarray, labels: Image.Image) -> np.ndarray:

@@ -80,6 +80,7 @@ class NaViTClipMetric(BaseMetric):
             self.output_dir.mkdir(parents=True, exist_ok=True)
             content = {'classes': classes, 'clips': results}
             (self.output_dir / 'predictions.json').write_text(json.dumps(content) + '\n')
+            print_log(f'scores of all clips, and the confusion: {self.output_dir}', 'current')
         return {**found, 'bad': float(len(bad))}
 
     def _write_confusion(
@@ -87,12 +88,12 @@ class NaViTClipMetric(BaseMetric):
     ) -> None:
         if self.output_dir is None:
             return
-        table = confusion(scores, labels, len(classes))
+        table, columns = confusion(scores, labels, len(classes)), [*classes, 'not read']
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / 'confusion.json').write_text(
-            json.dumps({'classes': list(classes), 'truth_by_found': table.tolist()}) + '\n'
+            json.dumps({'classes': classes, 'columns': columns, 'truth_by_found': table.tolist()})
+            + '\n'
         )
-        columns = [*classes, 'not read']
         confusion_picture(table, columns, self.output_dir / 'confusion.png', unit='clips')
 
 
