@@ -182,7 +182,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _copied_to(cfg: Config, option: str) -> str:
-    """Where a name is used that is of the config alone, and no part of what is run; else ''."""
+    """Where a key is used whose name is of the config alone, and no part of what is run."""
     head, last = option.split('.')[0], option.split('.')[-1]
     if head in _BY_NOW_COPIED:
         return _BY_NOW_COPIED[head]
@@ -191,7 +191,7 @@ def _copied_to(cfg: Config, option: str) -> str:
         return ''
     used = {key: value for key, value in cfg.items() if key in run}
     places = [place for place in _places(used) if place.split('.')[-1] == last]
-    return few(places) if places else 'it there'
+    return few(places)
 
 
 def _places(node: Any, before: str = '') -> Iterator[str]:
