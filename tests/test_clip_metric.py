@@ -14,6 +14,7 @@ from navit_backbone.tasks.video.metric import (
     accuracies,
     confusion,
     mean_average_precision,
+    pairs_and_directions,
 )
 
 
@@ -76,6 +77,14 @@ def test_a_clip_that_could_not_be_read_is_wrong_and_listed(tmp_path, caplog):
     assert (tmp_path / 'confusion.png').is_file()
     table = json.loads((tmp_path / 'confusion.json').read_text())['truth_by_found']
     assert table == [[1, 0, 1], [0, 0, 0]]
+
+
+def test_pairs_and_directions_within_them():
+    scores = np.eye(4)[[0, 1, 2, 3, 0]] + np.array([0.0, 0.1, 0.2, 0.3])
+    scores[4] = np.nan
+    labels = np.array([0, 0, 2, 3, 0])  # right, the other of its pair, right, right, not read
+    assert pairs_and_directions(scores, labels) == dict(pair=80.0, direction=60.0)
+    assert pairs_and_directions(scores[:1], np.array([3])) == dict(pair=0.0, direction=100.0)
 
 
 def test_a_clip_without_its_class_is_named():

@@ -62,6 +62,8 @@ val_dataloader = dict(
     collate_fn=collate_fn,
 )
 test_dataloader = val_dataloader
+val_evaluator = dict(pairs=True)
+test_evaluator = val_evaluator
 
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=5)
 

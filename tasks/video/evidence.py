@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..common.clip_data import open_clip
 from ..common.paired import Slice, Statistic, thirds
+from .metric import pairs_and_directions
 from .motions import MOTIONS
 
 Content = Mapping[str, Any]  # what `predictions` gives
@@ -157,15 +158,11 @@ class Evidence:
         """How often the pair of motions is found, and within the true pair the direction."""
         nothing = [math.nan] * len(self.classes)
         scores_NC = np.array([clip['scores'] or nothing for clip in run['clips']])
-        own, every = self.labels, np.arange(self.num_examples)
-        best = np.nan_to_num(scores_NC).argmax(1)
-        pair = (best // 2 == own // 2) & ~np.isnan(scores_NC[:, 0])
-        # MOTIONS lists the two of a pair after each other
-        direction = scores_NC[every, own] > scores_NC[every, own ^ 1]
+        found = pairs_and_directions(scores_NC, self.labels)
         chance = 3 * 50 / math.sqrt(self.num_examples)
         return (
-            f'pair {100 * pair.mean():.1f} % (chance 25), direction within the true pair '
-            f'{100 * direction.mean():.1f} % (chance 50, three standard deviations {chance:.1f})'
+            f'pair {found["pair"]:.1f} % (chance 25), direction within the true pair '
+            f'{found["direction"]:.1f} % (chance 50, three standard deviations {chance:.1f})'
         )
 
     # What a person looks at

@@ -20,6 +20,10 @@ from ..common.dataset import file_of
 class NaViTClipMetric(BaseMetric):
     """top1, top5 and mean_class accuracy in per cent; with `multi_label` mAP.
 
+    With `pairs`, where classes 0 and 1, 2 and 3 and so on are two sides of one thing, as left and
+    right: also `pair`, how often it is the right pair, and `direction`, how often of the two of the
+    true pair the right one scores higher.
+
     A clip that could not be read counts as wrong, whatever its class. `mean_class` is the mean over
     the classes that the data has. `output_dir`, where given, gets ``predictions.json`` (of each
     clip its file, class, [height, width, frames, rate] and the score of every class),
@@ -33,6 +37,7 @@ class NaViTClipMetric(BaseMetric):
         *,
         topk: Sequence[int] = (1, 5),
         multi_label: bool = False,
+        pairs: bool = False,
         output_dir: str | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
@@ -40,7 +45,7 @@ class NaViTClipMetric(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         if min(topk, default=0) < 1:
             raise ValueError(f'topk={topk}: give numbers of at least 1')
-        self.topk, self.multi_label = tuple(topk), multi_label
+        self.topk, self.multi_label, self.pairs = tuple(topk), multi_label, pairs
         self.output_dir = None if output_dir is None else Path(output_dir)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
@@ -75,6 +80,8 @@ class NaViTClipMetric(BaseMetric):
         else:
             labels = np.array([item['labels'][0] for item in results])
             found = accuracies(scores, labels, self.topk)
+            if self.pairs:
+                found |= pairs_and_directions(scores, labels)
             self._write_confusion(scores, labels, classes)
         if self.output_dir is not None:
             self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -117,6 +124,14 @@ def accuracies(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int]) -> d
     found = {f'top{k}': 100 * float((ranks < k).mean()) for k in topk}
     by_class = [float((ranks[labels == number] < 1).mean()) for number in np.unique(labels)]
     return {**found, 'mean_class': 100 * float(np.mean(by_class))}
+
+
+def pairs_and_directions(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Of pairs of classes (0 and 1, 2 and 3, ...), in per cent; unread clips have scores of NaN."""
+    read, every = ~np.isnan(scores[:, 0]), np.arange(len(labels))
+    pair = read & (np.nan_to_num(scores).argmax(1) // 2 == labels // 2)
+    direction = scores[every, labels] > scores[every, labels ^ 1]
+    return {'pair': 100 * float(pair.mean()), 'direction': 100 * float(direction.mean())}
 
 
 def confusion(scores: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
