@@ -2,7 +2,7 @@
 
 `data_root` holds train/CLASS/*.mp4 and val/CLASS/*.mp4, of any format; NAVIT_DATA is the folder
 that holds `weights/` (unset: ../shared/data). 8 frames over the whole clip, at its own shape, at
-most 784 tokens. Cost and accuracy: not measured yet.
+most 784 tokens. As cls_navit-ti_10e_fight.py, where 96 clips are passed in 50 seconds on a core.
 
 CONFIG=configs/video/cls_navit-ti_20e_folder.py
 python tools/train.py $CONFIG --cfg-options data_root=/data/mine
