@@ -382,7 +382,7 @@ def test_a_subset_knows_its_samples_by_their_new_numbers(mixed, in_place):
 
 def test_when_nothing_can_be_read_the_error_says_where_to_look(tmp_path):
     write_bad(tmp_path)
-    with pytest.raises(RuntimeError, match='data_root'):
+    with pytest.raises(ValueError, match='truncated.jpg: .*; so are sample 0 .* data_root'):
         Photos(tmp_path, pipeline())[SampleIndex(0, (0, 0, 0))]
 
 
