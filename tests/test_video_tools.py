@@ -14,6 +14,7 @@ from PIL import Image
 from navit_backbone.tasks.common.video_reader import open_video
 from navit_backbone.tools import browse, knn, predict, publish, test, train
 from navit_backbone.tools.command_line import read_config
+from navit_backbone.tools.predict import folders_of_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/video/cls_navit-ti_10e_fight.py'
@@ -139,6 +140,7 @@ def test_a_folder_of_frames_is_a_clip_where_the_data_says_so(
         (entry,) = json.loads((tmp_path / kind / 'predictions.json').read_text())['clips']
         scores.append(entry['scores'])
     assert scores[0] == scores[1]
+    assert folders_of_frames(tmp_path, tmp_path / 'in') == []  # what is drawn is no input
     drawn = open_video(str(tmp_path / 'frames/in/a.mp4'))
     assert drawn.num_frames == frames.num_frames
 

@@ -186,7 +186,7 @@ def _copied_to(cfg: Config, option: str) -> str:
     head, last = option.split('.')[0], option.split('.')[-1]
     if head in _BY_NOW_COPIED:
         return _BY_NOW_COPIED[head]
-    run = {*inspect.signature(Runner.__init__).parameters, *_READ}
+    run = _free_keys()
     if head not in cfg or head in run:
         return ''
     used = {key: value for key, value in cfg.items() if key in run}
@@ -237,7 +237,7 @@ def _close(key: str, names: set[str]) -> list[str]:
 
 def _free_keys() -> set[str]:
     """What a config need not have: the runner's own keys, and those that reach every data set."""
-    return {*inspect.signature(Runner.__init__).parameters, 'data_root', 'classes', 'sync_bn'}
+    return {*inspect.signature(Runner.__init__).parameters, *_READ}
 
 
 def _unknown_key(option: str, parents: list[str], key: str, names: set[str]) -> str:

@@ -169,8 +169,9 @@ def find_inputs(
     """
     files: dict[Path, Path] = {}
     for item in inputs:
-        if frames and (clips := folders_of_frames(item)):
-            files |= {clip: clip.relative_to(item.parent) for clip in clips}
+        if frames and (clips := folders_of_frames(item, out_dir)):
+            top = Path(item.resolve().name)
+            files |= {clip: top / clip.relative_to(item) for clip in clips}
         elif item.is_dir():
             found = sorted(f for f in item.rglob('*') if f.suffix.lower() in suffixes)
             found = [file for file in found if not file.is_dir()]
@@ -203,15 +204,17 @@ def find_inputs(
     return files
 
 
-def folders_of_frames(item: Path) -> list[Path]:
-    """A folder that holds pictures, or those within it that do."""
+def folders_of_frames(item: Path, out_dir: Path) -> list[Path]:
+    """A folder that holds pictures, and those within it that do, but for what was drawn before."""
     if not item.is_dir():
         return []
     folders = (item, *(folder for folder in item.rglob('*') if folder.is_dir()))
+    drawn = out_dir.resolve()
     return sorted(
         folder
         for folder in folders
-        if any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
+        if drawn not in (folder.resolve(), *folder.resolve().parents)
+        and any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
     )
 
 
