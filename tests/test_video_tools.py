@@ -194,6 +194,13 @@ def test_options_that_change_nothing_or_are_no_numbers_are_refused(option, value
         read_config(CONFIG, {option: value})
 
 
+def test_keys_that_mmengine_reads_beside_its_runner_pass(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(f"_base_ = '{CONFIG}'\nmodel_wrapper_cfg = dict(type='A', find=False)\n")
+    cfg = read_config(path, {'model_wrapper_cfg.type': 'B', 'find_unused_parameters': True})
+    assert (cfg.model_wrapper_cfg.type, cfg.find_unused_parameters) == ('B', True)
+
+
 def test_a_key_in_the_wrong_place_is_told_in_a_sentence(trained, options, monkeypatch):
     given = call(
         monkeypatch, test, CONFIG, trained[0], *options, 'test_dataloader.dataset.num_clips=2'

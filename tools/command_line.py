@@ -47,7 +47,8 @@ _BY_NOW_COPIED = {
 # What a config need not hand to the runner: our tools, and frameworks, read it themselves.
 _READ = (
     'data_root', 'classes', 'sync_bn', 'reduce_zero_label', 'patch_size', 'custom_imports',
-    'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type',
+    'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'model_wrapper_cfg',
+    'find_unused_parameters', 'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
 )  # fmt: skip
 _WHOLE = ('batch_size', 'num_workers', 'max_epochs', 'max_tokens', 'num_frames', 'val_interval')
 
