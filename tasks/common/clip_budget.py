@@ -14,10 +14,11 @@ from mmengine.registry import TRANSFORMS
 from navit_backbone.packing import PatchShape
 from navit_backbone.vit import patch_shapes
 
+from .dataset import file_of
 from .frame_sampling import FrameSampling
 from .random_tokens import RandomTokens
 from .resize import Size, token_budget_size
-from .sample import SampleSeed
+from .sample import BadSampleError, SampleSeed
 from .token_dropping import TokenDropping, kept_tokens
 
 _INTERPOLATIONS = {'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC, 'area': cv2.INTER_AREA}
@@ -212,6 +213,12 @@ class LoadFrames(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         reader, chosen = results.pop('reader'), results['frame_inds']
         frames = reader.read(chosen.flatten())
+        (h, w), stated = frames.shape[1:3], results['ori_shape']
+        if (h, w) != stated:
+            raise BadSampleError(
+                f'{file_of(results)}: its frames are {h} x {w} pixels (height x width), the list '
+                f'says {stated[0]} x {stated[1]}: correct the list'
+            )
         h, w = size = results['img_shape']
         if results['crops'] == 3:
             size = _cover(frames.shape[1:3], h)

@@ -338,25 +338,20 @@ def open_clip(kind: Kind, file: str, *, num_frames: int | None = None) -> ClipRe
 
 @TRANSFORMS.register_module()
 class LoadClip(BaseTransform):
-    """Open a clip: a video, a folder of frames or a picture; nothing is decoded yet but a frame.
+    """Open a clip: a video, a folder of frames or a picture.
 
     Writes `reader`, `ori_shape` and `measured`, the (height, width, frames, fps) that
     `ClipToTokenBudget` plans by: those of the scan where there was one, so that the plan is that of
-    the sampler.
+    the sampler and nothing is decoded yet; else those of the file, its size by its first frame.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         kind = next(kind for kind, key in _KEYS.items() if key in results)
         reader = open_clip(kind, results[_KEYS[kind]], num_frames=results.get('num_frames'))
-        found = (*reader.size, reader.num_frames, reader.fps)
-        measured = results.setdefault('measured', found)
-        if tuple(measured[:2]) != reader.size:
-            raise BadSampleError(
-                f'{file_of(results)}: its frames are {reader.size[0]} x {reader.size[1]} pixels '
-                f'(height x width), the list says {measured[0]} x {measured[1]}: correct the list'
-            )
+        if 'measured' not in results:
+            results['measured'] = (*reader.size, reader.num_frames, reader.fps)
         results['reader'] = reader
-        results['ori_shape'] = reader.size
+        results['ori_shape'] = tuple(results['measured'][:2])
         return results
 
 

@@ -67,12 +67,12 @@ class DecordReader:
         self.num_frames = len(self._video)
         if not self.num_frames:
             raise UnreadableVideoError('decord: no frames')
-        first = self._try(lambda: self._video[0].asnumpy())
-        if first.ndim != 3 or first.shape[2] != 3:
-            # decord 3.4 takes the padding of rows for a fourth channel at some widths, as 96
-            raise UnreadableVideoError(f'decord: frames of shape {first.shape}')
-        self.size = (first.shape[0], first.shape[1])
         self.fps = float(self._video.get_avg_fps()) or _ASSUMED_FPS
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        # Of a frame: decord does not say how it turns them. Decoded where the size is asked for.
+        return self.read([0]).shape[1:3]
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -83,6 +83,9 @@ class DecordReader:
         wanted, places = np.unique(np.asarray(indices), return_inverse=True)
         try:
             frames = self._try(lambda: self._video.get_batch(wanted).asnumpy())
+            if frames.shape[3] != 3:
+                # decord 3.4 takes the padding of rows for a fourth channel at some widths, as 96
+                raise UnreadableVideoError(f'decord: frames of shape {frames.shape}')
         except UnreadableVideoError as error:
             try:
                 return PyAVReader(self.file).read(indices)
