@@ -213,8 +213,8 @@ class LoadFrames(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         reader, chosen = results.pop('reader'), results['frame_inds']
         frames = reader.read(chosen.flatten())
-        (h, w), stated = frames.shape[1:3], results['ori_shape']
-        if (h, w) != stated:
+        (h, w), stated = frames.shape[1:3], results['measured'][:2]
+        if (h, w) != tuple(stated):
             raise BadSampleError(
                 f'{file_of(results)}: its frames are {h} x {w} pixels (height x width), the list '
                 f'says {stated[0]} x {stated[1]}: correct the list'
