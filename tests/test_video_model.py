@@ -284,7 +284,7 @@ def test_a_few_clips_are_fitted_and_their_order_by_temporal_position_alone(with_
             both.append(dict(inputs=clip, data_samples=sample))
     data = prepared(model, both, 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(200):
+    for _ in range(300):
         optimizer.zero_grad()
         losses = model(**data, mode='loss')
         losses['loss_cls'].backward()
