@@ -137,7 +137,6 @@ class NaViTBackbone(PackedBackbone):
         window_size: int | None = None,
         global_attn_indexes: Sequence[int] | None = None,
         attention: Policy = 'auto',
-        final_norm: bool = True,
         strict: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
@@ -151,7 +150,6 @@ class NaViTBackbone(PackedBackbone):
             window_size=window_size,
             global_attn_indexes=global_attn_indexes,
             attention=attention,
-            final_norm=final_norm,
             with_cp=with_cp,
         )
         super().__init__(
@@ -226,7 +224,6 @@ class NaViTClipBackbone(PackedBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         attention: Policy = 'auto',
-        final_norm: bool = True,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         fields = Arch.of(arch)
@@ -240,7 +237,6 @@ class NaViTClipBackbone(PackedBackbone):
             time_attention=time_attention,
             drop_path_rate=drop_path_rate,
             attention=attention,
-            final_norm=final_norm,
             with_cp=with_cp,
         )
         super().__init__(vit, frozen_stages=frozen_stages, init_cfg=init_cfg)

@@ -6,7 +6,6 @@ neither a LayerScale, a register or an epsilon is ever dropped in silence.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -18,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .families import FAMILIES, NaViTWeights, convert, find_tensors, refuse_nan, summary
+from .conversion import NaViTWeights, as_given, convert, find_tensors, refuse_nan, summary
+from .families import FAMILIES
 from .inflation import TABLE, Inflation, fit_patches
-from .position import POSITIONS, Learned1DPosition
+from .position import complete_rotary, describe_position
 from .sealed import write_sealed
-from .vit import Arch, NaViT
+from .vit import EXTRA, Arch, NaViT, complete_qk_norm
 from .weight_files import (
     UnsafeWeightsError,
     read_checkpoint,
@@ -48,6 +48,8 @@ __all__ = [
 FORMAT, VERSION = 'navit-backbone', 1
 # Parts that a model may have beyond its weights, or leave out; and the fields of Arch for them.
 OPTIONAL, OPTIONAL_FIELDS = ('pool.', 'classifier.'), ('pooling', 'num_classes')
+# A final norm may be left out of a model; where a file lacks it, its share of the model tells.
+UNTOLD = (*OPTIONAL_FIELDS, 'final_norm')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +131,18 @@ def weights_of(
 ) -> NaViTWeights:
     """A model's own weights, ready for `save_navit`."""
     return NaViTWeights(
-        tensors=dict(model.state_dict()),
+        tensors=tensors_of(model),
         arch=model.arch.to_dict(),
-        position=_describe_position(model.position),
-        temporal_position=_describe_temporal(model),
+        position=describe_position(model.position),
+        temporal_position=model.architecture()['temporal_position'],
         input_mean=input_mean,
         input_std=input_std,
     )
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict without what describes its architecture."""
+    return {key: item for key, item in model.state_dict().items() if key != EXTRA}
 
 
 def build(weights: NaViTWeights) -> NaViT:
@@ -156,7 +163,6 @@ def build(weights: NaViTWeights) -> NaViT:
         patch_size=shapes,
         position=weights.position,
         temporal_position=weights.temporal_position,
-        final_norm='norm.weight' in weights.tensors,
     )
 
 
@@ -210,7 +216,7 @@ def _check_incoming(
     module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any], *_: Any
 ) -> None:
     name = metadata.get('file', 'the checkpoint')
-    wanted = {k: t for k, t in module.state_dict().items() if not k.startswith(OPTIONAL)}
+    wanted = {k: t for k, t in tensors_of(module).items() if not k.startswith(OPTIONAL)}
     missing = [key for key in wanted if prefix + key not in state]
     part = prefix.rstrip('.') or 'NaViT'
     if len(missing) == len(wanted):
@@ -242,12 +248,12 @@ def _check(model: NaViT, weights: NaViTWeights, name: str, min_share: float) -> 
     """What loading will do; raise where the two do not fit."""
     if wrong := _disagreements(model, weights):
         raise ValueError(f'{name} does not fit this model:\n  ' + '\n  '.join(wrong))
-    report = _report(name, weights, model.state_dict(), _notes(model, weights))
+    report = _report(name, weights, tensors_of(model), _notes(model, weights))
     if report.share < min_share:
         raise ValueError(
             f'{report}\n{report.share:.1%} of the backbone is there and min_share asks for '
-            f'{min_share:.1%}: give weights of this model, leave out what is missing (final_norm='
-            'False where a norm is), or set min_share lower to start these parts anew'
+            f'{min_share:.1%}: give weights of this model, leave out what is missing '
+            '(arch.final_norm=False where a norm is), or set min_share lower to start it anew'
         )
     return report
 
@@ -263,7 +269,7 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
             'patches of pictures start tubelets of any length, as high and wide as they are'
         )
     elif weights.position is not None:
-        here, rule = _describe_position(model.position), weights.position
+        here, rule = describe_position(model.position), weights.position
         if not weights.stated:
             rule = {key: value for key, value in rule.items() if key in ('kind', 'grid')}
         if here is None or any(here.get(key) != value for key, value in rule.items()):
@@ -271,7 +277,7 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
                 f'the file has position {weights.position}, the model {here}: '
                 f'set position={weights.position}'
             )
-    time, time_here = weights.temporal_position, _describe_temporal(model)
+    time, time_here = weights.temporal_position, model.architecture()['temporal_position']
     if time is not None and time != time_here:
         wrong.append(
             f'the file has temporal_position {time}, the model {time_here}: '
@@ -279,7 +285,7 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
         )
     if wrong:
         return wrong
-    targets = model.state_dict()
+    targets = tensors_of(model)
     for key, tensor in weights.tensors.items():
         if key not in targets:
             if not key.startswith((*OPTIONAL, 'norm.')):
@@ -297,7 +303,7 @@ def _wrong_fields(model: Arch, given: Mapping[str, Any]) -> list[str]:
     wrong = {
         key: value
         for key, value in given.items()
-        if key not in OPTIONAL_FIELDS and not _same(key, value, here[key])
+        if key not in UNTOLD and not _same(key, value, here[key])
     }
     lines = [
         f'arch.{k}: {value!r} in the file, {here[k]!r} in the model' for k, value in wrong.items()
@@ -311,9 +317,9 @@ def _wrong_fields(model: Arch, given: Mapping[str, Any]) -> list[str]:
 def _same(key: str, there: Any, here: Any) -> bool:
     if key == 'layer_scale':  # its value at the start does not matter once weights are loaded
         return (there is None) == (here is None)
-    if key == 'rope' and there is not None and here is not None:
-        default = {'theta': 10000.0}
-        return bool({**default, **there} == {**default, **here})
+    if key in ('rope', 'qk_norm'):
+        complete = complete_rotary if key == 'rope' else complete_qk_norm
+        return bool(complete(there) == here)
     if isinstance(there, float) and isinstance(here, float):
         return math.isclose(there, here)
     return bool(there == here)
@@ -343,27 +349,10 @@ def _notes(model: NaViT, weights: NaViTWeights) -> tuple[str, ...]:
     notes = list(weights.notes)
     if 'num_heads' not in weights.arch:
         notes.append(f'no tensor tells the number of heads: the model has {model.arch.num_heads}')
-    here, there = _describe_position(model.position), weights.position
+    here, there = describe_position(model.position), weights.position
     if here and there and here != there:
         notes.append(f'positions are interpolated as {here}; {weights.family} does it as {there}')
     return tuple(notes)
-
-
-def _describe_position(position: nn.Module | None) -> dict[str, Any] | None:
-    """The spec that builds this position again."""
-    if position is None:
-        return None
-    kind = next(name for name, cls in POSITIONS.items() if type(position) is cls)
-    options = [name for name in inspect.signature(type(position)).parameters if name != 'dim']
-    spec = {'kind': kind} | {n: getattr(position, n) for n in options if hasattr(position, n)}
-    if isinstance(position, Learned1DPosition):
-        spec['grid'] = tuple(position.table.shape[:2])
-    return spec
-
-
-def _describe_temporal(model: NaViT) -> dict[str, Any] | None:
-    time = model.temporal_position
-    return None if time is None else {'max_size': time.max_size, 'fractional': time.fractional}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -382,17 +371,15 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         raise ValueError(f'{path}: its header is damaged ({error}): convert it again') from error
     prefix = header.get('prefix', '')
     own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    own.pop(EXTRA, None)
     refuse_nan(own, str(path))
-    position = values['position']
     if unknown := set(values['arch']) - {item.name for item in fields(Arch)}:
         raise ValueError(f'{path}: its header names {sorted(unknown)}, unknown here')
-    if position and 'grid' in position:
-        position['grid'] = tuple(position['grid'])
     mean, std = (tuple(values[k]) if values[k] else None for k in ('input_mean', 'input_std'))
     return NaViTWeights(
         tensors=own,
         arch=values['arch'],
-        position=position,
+        position=as_given(values['position']),
         temporal_position=json.loads(header.get('temporal_position', 'null')),
         input_mean=mean,
         input_std=std,

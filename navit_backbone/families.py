@@ -1,297 +1,612 @@
-"""Weights of other projects under NaViT's names.
+"""The families of public weights that become NaViT's, one declarative spec each.
 
-A family's spec says how its keys map to NaViT's and what its tensors cannot tell: norm and eps,
-activation, number of heads, the interpolation rule of its positions, the input it was trained on.
-A key that has no place is refused, since the rest would compute something else.
+A spec says which of their tensors make which of ours, and what no tensor tells: norm and eps,
+activation, number of heads, the rule by which positions are interpolated, the input that the
+weights were trained on. `conversion` reads the specs, in both directions.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in [0, 1]
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+Form = Literal['same', 'kernel', 'clip_kernel', 'channels_last', 'row', 'masked']
+Covered = Literal['all', 'class', 'none']
+
+# Widths whose number of heads is the same in nearly all public ViTs; no tensor tells it.
+HEADS = {
+    192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1920: 24,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which of their tensors make which of ours: joined along the first axis, then cut again.
+
+    In a name {i} stands for the number of a block, {p} for `weight` or `bias`, and in ours {shape}
+    for the shape of a patch. `form`: 'same'; 'kernel', of a convolution over pictures, and
+    'clip_kernel', over clips, for a matrix of the same order; 'channels_last', a matrix on (row,
+    column, channel); 'row', a vector with axes of one; 'masked', a bias and the mask that it is
+    multiplied by.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    form: Form = 'same'
+    shares: tuple[int, ...] = ()  # of ours, where they are not equal
+    optional: tuple[str, ...] = ()  # of theirs, what counts as zeros where it is absent
+    beside: str = ''  # a tensor that must be there
+    without: str = ''  # a tensor that must not be there
+
+
+def rule(theirs: str | tuple[str, ...], ours: str | tuple[str, ...], **options: Any) -> Rule:
+    """A `Rule`, of which a single name may stand alone."""
+    own = (theirs,) if isinstance(theirs, str) else theirs
+    return Rule(own, (ours,) if isinstance(ours, str) else ours, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How the files of one origin are laid out, declaratively."""
+    """How the files of one origin are laid out, and what they do not say."""
 
     signature: str  # a key that all of them hold, as a regular expression
-    keys: Mapping[str, str]  # regular expression of their key -> ours; {shape} is the patch shape
+    rules: tuple[Rule, ...]
     arch: Mapping[str, Any]  # fields of Arch that no tensor tells
-    prefix: tuple[str, ...] = ()  # keys of the prefix tokens, in their order
-    position: str = ''  # key of the position table
-    droppable: str = '$^'  # regular expression of keys that may be left over
-    antialias: bool = True  # how its origin interpolates the table: bicubic, with this or without
+    heads: Mapping[int, int] = field(default_factory=lambda: HEADS)  # by width
+    tokens: tuple[str, ...] = ()  # keys of the class tokens, in their order
+    registers: str = ''  # key of the registers, which follow these
+    position: tuple[str, ...] = ()  # the key of the position table, or those of its two axes
+    covered: tuple[Covered, ...] = ('none',)  # prefix tokens that have a row in the table
+    interpolation: Mapping[str, Any] = field(default_factory=dict)  # of the table
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of the input
-    told_by: str = '$^'  # regular expression: what in a key or in the file's name tells the family
+    ends_in_norm: bool = True  # all of them; else their tensors tell
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings of keys
+    requires: str = ''  # a key that tells them from others of the same layout
+    told_by: str = '$^'  # what in a key or in the file's name tells the family
+    droppable: str = '$^'  # keys that may be left over
+    model_types: tuple[str, ...] = ()  # those of a config.json
 
 
-_TIMM_BLOCK = r'norm1|norm2|attn\.qkv|attn\.proj|attn\.q_norm|attn\.k_norm|mlp\.fc1|mlp\.fc2'
+# --------------------------------------------------------------------------------------------------
+# timm's VisionTransformer, and those that share its names
+
+_NORMS = (rule('blocks.{i}.norm1.{p}', 'blocks.{i}.norm1.{p}'),
+          rule('blocks.{i}.norm2.{p}', 'blocks.{i}.norm2.{p}'))  # fmt: skip
+_SCALES = (rule('blocks.{i}.ls1.gamma', 'blocks.{i}.ls1.gamma'),
+           rule('blocks.{i}.ls2.gamma', 'blocks.{i}.ls2.gamma'))  # fmt: skip
+_MLP = (rule('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+        rule('blocks.{i}.mlp.fc2.{p}', 'blocks.{i}.mlp.fc2.{p}'))  # fmt: skip
+_TIMM_BLOCK = (
+    *_NORMS,
+    *_SCALES,
+    *_MLP,
+    rule('blocks.{i}.attn.qkv.{p}', 'blocks.{i}.attn.qkv.{p}'),
+    rule('blocks.{i}.attn.proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+    rule('blocks.{i}.attn.q_norm.{p}', 'blocks.{i}.attn.q_norm.{p}'),
+    rule('blocks.{i}.attn.k_norm.{p}', 'blocks.{i}.attn.k_norm.{p}'),
+    rule('norm.{p}', 'norm.{p}'),
+)
+_CONV = rule('patch_embed.proj.weight', 'patch_embed.{shape}.weight', form='kernel')
+_CONV_BIAS = rule('patch_embed.proj.bias', 'patch_embed.{shape}.bias')
 _TIMM: dict[str, Any] = {
     'signature': r'patch_embed\.proj\.weight',
-    'keys': {
-        rf'(blocks\.\d+\.(?:{_TIMM_BLOCK})\.(?:weight|bias))': r'\1',
-        r'(blocks\.\d+\.ls[12]\.gamma)': r'\1',
-        r'norm\.(weight|bias)': r'norm.\1',
-        r'patch_embed\.proj\.(weight|bias)': r'patch_embed.{shape}.\1',
-        r'head\.(weight|bias)': r'classifier.\1',
+    'rules': (
+        *_TIMM_BLOCK,
+        _CONV,
+        _CONV_BIAS,
+        rule('norm_pre.{p}', 'norm_pre.{p}'),
+        rule('head.{p}', 'classifier.{p}'),
+    ),
+    'arch': {
+        'norm': 'layer_norm',
+        'norm_eps': 1e-6,
+        'mlp': 'gelu',
+        'qk_norm': {'kind': 'head_layer_norm', 'bias': True},
     },
-    'arch': {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu', 'rope': None},
-    'prefix': ('cls_token', 'dist_token', 'reg_token'),
-    'position': 'pos_embed',
+    'tokens': ('cls_token', 'dist_token'),
+    'registers': 'reg_token',
+    'position': ('pos_embed',),
+    'covered': ('all', 'none'),
+    'interpolation': {'interpolation': 'bicubic', 'antialias': True},
     'droppable': r'(head|head_dist|pre_logits|fc_norm)\..*',
 }
+
+# NaFlexViT embeds patches of (row, column, channel), and its table stands on a grid of its own.
+_NAFLEX = (
+    *_TIMM_BLOCK,
+    rule('embeds.proj.weight', 'patch_embed.{shape}.weight', form='channels_last'),
+    rule('embeds.proj.bias', 'patch_embed.{shape}.bias'),
+    rule('attn_pool.latent', 'pool.probe', form='row'),
+    rule('attn_pool.q.{p}', 'pool.q.{p}'),
+    rule('attn_pool.kv.{p}', 'pool.kv.{p}'),
+    rule('attn_pool.proj.{p}', 'pool.proj.{p}'),
+    rule('attn_pool.norm.{p}', 'pool.norm.{p}'),
+    rule('attn_pool.mlp.fc1.{p}', 'pool.mlp.fc1.{p}'),
+    rule('attn_pool.mlp.fc2.{p}', 'pool.mlp.fc2.{p}'),
+    rule('head.{p}', 'classifier.{p}'),
+)
+_NAFLEXVIT: dict[str, Any] = {
+    'signature': r'embeds\.proj\.weight',
+    'rules': _NAFLEX,
+    'arch': _TIMM['arch'],
+    'tokens': ('embeds.cls_token',),
+    'registers': 'embeds.reg_token',
+    'droppable': r'(head|fc_norm)\..*',
+    'statistics': INCEPTION,
+}
+_PAR = {'keep_aspect': True}
+_BY_GRID = {'interpolation': 'bicubic', 'antialias': True}
+_BY_AXIS = {'interpolation': 'bilinear', 'antialias': False}
+
+# --------------------------------------------------------------------------------------------------
+# DINOv2 and DINOv3 as Meta has them
+
+_DINO_SWIGLU = (
+    rule('blocks.{i}.mlp.w12.{p}', ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}')),
+    rule('blocks.{i}.mlp.w1.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+    rule('blocks.{i}.mlp.w2.{p}', 'blocks.{i}.mlp.fc3.{p}'),
+    rule('blocks.{i}.mlp.w3.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+)
+_UNCHUNKED = {r'blocks\.\d+\.(\d+\..*)': r'blocks.\1'}  # of training checkpoints
+_DINOV2: dict[str, Any] = {
+    'signature': r'patch_embed\.proj\.weight',
+    'rules': (*_TIMM_BLOCK, *_DINO_SWIGLU, _CONV, _CONV_BIAS),
+    'arch': {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
+    'tokens': ('cls_token',),
+    'position': ('pos_embed',),
+    'covered': ('class',),
+    'statistics': IMAGENET,
+    'aliases': _UNCHUNKED,
+    'droppable': r'mask_token|head\..*|(dino|ibot)_head\..*',
+}
+_DINOV3_HEADS = {**HEADS, 1280: 20, 4096: 32}
+_DINOV3_ARCH = {
+    'norm': 'layer_norm',
+    'norm_eps': 1e-5,
+    'mlp': 'gelu',
+    'rope': {'kind': 'normalised', 'theta': 100.0},
+}
+
+# --------------------------------------------------------------------------------------------------
+# Hugging Face
+
+
+def _separate(theirs: str, names: tuple[str, str, str], **options: Any) -> Rule:
+    """The rule that joins queries, keys and values; `theirs` has {n} for their names."""
+    parts = tuple(theirs.replace('{n}', name) for name in names)
+    return rule(parts, 'blocks.{i}.attn.qkv.{p}', **options)
+
+
+_QKV = ('query', 'key', 'value')
+_Q_K_V = ('q_proj', 'k_proj', 'v_proj')
+_HF_PATCHES = (
+    rule(
+        'embeddings.patch_embeddings.projection.weight',
+        'patch_embed.{shape}.weight',
+        form='kernel',
+    ),
+    rule('embeddings.patch_embeddings.projection.bias', 'patch_embed.{shape}.bias'),
+)
+_HF_ATTENTION = (
+    _separate('encoder.layer.{i}.attention.attention.{n}.{p}', _QKV),
+    rule('encoder.layer.{i}.attention.output.dense.{p}', 'blocks.{i}.attn.proj.{p}'),
+)
+# In memory version 5 of transformers has other names than in its files.
+_HF_SHORT = {
+    r'(?:encoder\.)?layers?\.(\d+)\.attention\.q_proj\.(\w+)': (
+        r'encoder.layer.\1.attention.attention.query.\2'
+    ),
+    r'(?:encoder\.)?layers?\.(\d+)\.attention\.k_proj\.(\w+)': (
+        r'encoder.layer.\1.attention.attention.key.\2'
+    ),
+    r'(?:encoder\.)?layers?\.(\d+)\.attention\.v_proj\.(\w+)': (
+        r'encoder.layer.\1.attention.attention.value.\2'
+    ),
+    r'(?:encoder\.)?layers?\.(\d+)\.attention\.o_proj\.(\w+)': (
+        r'encoder.layer.\1.attention.output.dense.\2'
+    ),
+}
+_HF_VIT: dict[str, Any] = {
+    'signature': r'embeddings\.patch_embeddings\.projection\.weight',
+    'rules': (
+        *_HF_PATCHES,
+        *_HF_ATTENTION,
+        rule('encoder.layer.{i}.layernorm_before.{p}', 'blocks.{i}.norm1.{p}'),
+        rule('encoder.layer.{i}.layernorm_after.{p}', 'blocks.{i}.norm2.{p}'),
+        rule('encoder.layer.{i}.intermediate.dense.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+        rule('encoder.layer.{i}.output.dense.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('layernorm.{p}', 'norm.{p}'),
+    ),
+    'arch': {'norm': 'layer_norm', 'norm_eps': 1e-12, 'mlp': 'gelu'},
+    'tokens': ('embeddings.cls_token', 'embeddings.distillation_token'),
+    'position': ('embeddings.position_embeddings',),
+    'covered': ('all',),
+    'interpolation': {'interpolation': 'bicubic', 'antialias': False},
+    'aliases': {
+        **_HF_SHORT,
+        r'layers\.(\d+)\.mlp\.fc1\.(\w+)': r'encoder.layer.\1.intermediate.dense.\2',
+        r'layers\.(\d+)\.mlp\.fc2\.(\w+)': r'encoder.layer.\1.output.dense.\2',
+        r'layers\.(\d+)\.(layernorm_\w+\.\w+)': r'encoder.layer.\1.\2',
+    },
+    'droppable': r'pooler\..*|embeddings\.mask_token',
+}
+_HF_DINOV2: dict[str, Any] = {
+    'signature': r'embeddings\.patch_embeddings\.projection\.weight',
+    'rules': (
+        *_HF_PATCHES,
+        *_HF_ATTENTION,
+        rule('encoder.layer.{i}.norm1.{p}', 'blocks.{i}.norm1.{p}'),
+        rule('encoder.layer.{i}.norm2.{p}', 'blocks.{i}.norm2.{p}'),
+        rule('encoder.layer.{i}.layer_scale1.lambda1', 'blocks.{i}.ls1.gamma'),
+        rule('encoder.layer.{i}.layer_scale2.lambda1', 'blocks.{i}.ls2.gamma'),
+        rule('encoder.layer.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+        rule('encoder.layer.{i}.mlp.fc2.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule(
+            'encoder.layer.{i}.mlp.weights_in.{p}',
+            ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}'),
+        ),
+        rule('encoder.layer.{i}.mlp.weights_out.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('encoder.layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+        rule('encoder.layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc3.{p}'),
+        rule('encoder.layer.{i}.mlp.down_proj.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('layernorm.{p}', 'norm.{p}'),
+    ),
+    'arch': {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
+    'tokens': ('embeddings.cls_token',),
+    'position': ('embeddings.position_embeddings',),
+    'covered': ('class',),
+    'statistics': IMAGENET,
+    'aliases': {
+        **_HF_SHORT,
+        r'layers\.(\d+)\.((?:norm|mlp|layer_scale).*)': r'encoder.layer.\1.\2',
+    },
+    'droppable': r'embeddings\.mask_token',
+    'requires': r'encoder\.layer\.\d+\.layer_scale1\.lambda1',
+}
+_GATE = 'layer.{i}.mlp.gate_proj.weight'
+_CLIP_TOWER = (
+    _separate('encoder.layers.{i}.self_attn.{n}.{p}', _Q_K_V),
+    rule('encoder.layers.{i}.self_attn.out_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+    rule('encoder.layers.{i}.layer_norm1.{p}', 'blocks.{i}.norm1.{p}'),
+    rule('encoder.layers.{i}.layer_norm2.{p}', 'blocks.{i}.norm2.{p}'),
+    rule('encoder.layers.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+    rule('encoder.layers.{i}.mlp.fc2.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+    rule('post_layernorm.{p}', 'norm.{p}'),
+)
+_SIGLIP_POOL = (
+    rule('head.probe', 'pool.probe', form='row'),
+    rule('head.attention.in_proj_{p}', ('pool.q.{p}', 'pool.kv.{p}'), shares=(1, 2)),
+    rule('head.attention.out_proj.{p}', 'pool.proj.{p}'),
+    rule('head.layernorm.{p}', 'pool.norm.{p}'),
+    rule('head.mlp.fc1.{p}', 'pool.mlp.fc1.{p}'),
+    rule('head.mlp.fc2.{p}', 'pool.mlp.fc2.{p}'),
+)
+_HF_CLIP: dict[str, Any] = {
+    'signature': r'embeddings\.patch_embedding\.weight',
+    'rules': (
+        *_CLIP_TOWER,
+        rule('embeddings.patch_embedding.weight', 'patch_embed.{shape}.weight', form='kernel'),
+        rule('pre_layrnorm.{p}', 'norm_pre.{p}'),  # spelled like that
+    ),
+    'tokens': ('embeddings.class_embedding',),
+    'position': ('embeddings.position_embedding.weight',),
+    'covered': ('all',),
+    'interpolation': {'interpolation': 'bicubic', 'antialias': False},
+    'statistics': CLIP,
+    'droppable': r'embeddings\.position_ids',
+    'requires': r'pre_layrnorm\.weight',
+}
+_CLIP_ARCH = {'norm': 'layer_norm', 'norm_eps': 1e-5}
+_OPENAI: dict[str, Any] = {
+    'signature': r'conv1\.weight',
+    'rules': (
+        rule('conv1.weight', 'patch_embed.{shape}.weight', form='kernel'),
+        rule('transformer.resblocks.{i}.attn.in_proj_{p}', 'blocks.{i}.attn.qkv.{p}'),
+        rule('transformer.resblocks.{i}.attn.out_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+        rule('transformer.resblocks.{i}.ln_1.{p}', 'blocks.{i}.norm1.{p}'),
+        rule('transformer.resblocks.{i}.ln_2.{p}', 'blocks.{i}.norm2.{p}'),
+        rule('transformer.resblocks.{i}.mlp.c_fc.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+        rule('transformer.resblocks.{i}.mlp.c_proj.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('ln_pre.{p}', 'norm_pre.{p}'),
+        rule('ln_post.{p}', 'norm.{p}'),
+    ),
+    'tokens': ('class_embedding',),
+    'position': ('positional_embedding',),
+    'covered': ('all',),
+    'statistics': CLIP,
+    'droppable': r'proj',
+    'requires': r'transformer\.resblocks\.\d+\.ln_1\.weight',
+}
+_MM: dict[str, Any] = {
+    'ends_in_norm': False,
+    'signature': r'patch_embed\.projection\.weight',
+    'tokens': ('cls_token',),
+    'position': ('pos_embed',),
+    'covered': ('all', 'none'),
+    'interpolation': {'interpolation': 'bicubic', 'antialias': False},
+}
+_MM_BLOCK = (
+    rule('patch_embed.projection.weight', 'patch_embed.{shape}.weight', form='kernel'),
+    rule('patch_embed.projection.bias', 'patch_embed.{shape}.bias'),
+    rule('layers.{i}.ln1.{p}', 'blocks.{i}.norm1.{p}'),
+    rule('layers.{i}.ln2.{p}', 'blocks.{i}.norm2.{p}'),
+    rule('layers.{i}.ffn.layers.0.0.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+    rule('layers.{i}.ffn.layers.1.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+    rule('ln1.{p}', 'norm.{p}'),
+)
+
+# In the order in which they are tried; where several fit, what a name tells decides.
 FAMILIES = {
-    'navit': Family(signature=r'patch_embed\.\d+x\d+x\d+\.weight', keys={r'(.*)': r'\1'}, arch={}),
+    'navit': Family(
+        signature=r'patch_embed\.\d+x\d+x\d+\.weight', rules=(), arch={}, ends_in_norm=False
+    ),
     'mae': Family(
-        **_TIMM | {'droppable': r'(head|fc_norm|decoder_\w+)\..*|mask_token|decoder_pos_embed'},
-        antialias=False,
+        **_TIMM
+        | {
+            'droppable': r'(head|fc_norm|decoder_\w+)\..*|mask_token|decoder_pos_embed',
+            'interpolation': {'interpolation': 'bicubic', 'antialias': False},
+        },
         statistics=IMAGENET,
         told_by=r'decoder_embed\.|(^|[_.-])mae([_.-]|$)',
     ),
     'timm-augreg': Family(**_TIMM, statistics=INCEPTION, told_by=r'augreg'),
     'timm-deit': Family(**_TIMM, statistics=IMAGENET, told_by=r'deit'),
-    'deit': Family(**_TIMM, antialias=False, statistics=IMAGENET),  # the first release's own rule
-    'timm-vit': Family(**_TIMM),
+    'deit': Family(  # the first release's own rule
+        **_TIMM | {'interpolation': {'interpolation': 'bicubic', 'antialias': False}},
+        statistics=IMAGENET,
+    ),
+    'timm-vit': Family(**_TIMM, told_by=r'vit_[a-z]+_patch\d+'),
+    'naflexvit': Family(
+        **_NAFLEXVIT,
+        position=('embeds.pos_embed',),
+        covered=('none',),
+        interpolation=_BY_GRID,
+        told_by=r'_gap|_map|naflexvit_\w+_patch\d+(?!.*par)',
+    ),
+    'naflexvit-par': Family(
+        **_NAFLEXVIT,
+        position=('embeds.pos_embed',),
+        interpolation=_BY_GRID | _PAR,
+        told_by=r'_par_',
+    ),
+    'naflexvit-fac': Family(
+        **_NAFLEXVIT,
+        position=('embeds.pos_embed_y', 'embeds.pos_embed_x'),
+        interpolation=_BY_AXIS,
+        told_by=r'_fac_',
+    ),
+    'naflexvit-parfac': Family(
+        **_NAFLEXVIT,
+        position=('embeds.pos_embed_y', 'embeds.pos_embed_x'),
+        interpolation=_BY_AXIS | _PAR,
+        told_by=r'_parfac_',
+    ),
+    'dinov2': Family(
+        **_DINOV2,
+        interpolation={'interpolation': 'bicubic', 'antialias': False, 'offset': 0.1},
+        requires=r'mask_token',
+    ),
+    'dinov2-reg': Family(
+        **_DINOV2,
+        interpolation={'interpolation': 'bicubic', 'antialias': True},
+        registers='register_tokens',
+        requires=r'register_tokens',
+    ),
+    'dinov3': Family(
+        signature=r'patch_embed\.proj\.weight',
+        rules=(
+            *_TIMM_BLOCK,
+            *_DINO_SWIGLU,
+            _CONV,
+            _CONV_BIAS,
+            rule(
+                ('blocks.{i}.attn.qkv.bias', 'blocks.{i}.attn.qkv.bias_mask'),
+                'blocks.{i}.attn.qkv.bias',
+                form='masked',
+            ),
+        ),
+        arch=_DINOV3_ARCH,
+        heads=_DINOV3_HEADS,
+        tokens=('cls_token',),
+        registers='storage_tokens',
+        statistics=IMAGENET,
+        aliases=_UNCHUNKED,
+        requires=r'rope_embed\.periods',
+        droppable=r'mask_token|rope_embed\.periods|(local_)?cls_norm\..*',
+    ),
+    'hf-vit': Family(**_HF_VIT, model_types=('vit', 'deit')),
+    'hf-mae': Family(
+        **_HF_VIT | {'droppable': r'pooler\..*|embeddings\.mask_token'},
+        statistics=IMAGENET,
+        told_by=r'decoder\.decoder_embed\.|(^|[_.-])mae([_.-]|$)',
+        model_types=('vit_mae',),
+    ),
+    'hf-dinov2': Family(
+        **_HF_DINOV2,
+        interpolation={'interpolation': 'bicubic', 'antialias': False},
+        model_types=('dinov2',),
+    ),
+    'hf-dinov2-reg': Family(
+        **_HF_DINOV2 | {'requires': r'embeddings\.register_tokens'},
+        registers='embeddings.register_tokens',
+        interpolation={'interpolation': 'bicubic', 'antialias': True},
+        model_types=('dinov2_with_registers',),
+    ),
+    'hf-dinov3': Family(
+        signature=r'embeddings\.patch_embeddings\.weight',
+        rules=(
+            rule('embeddings.patch_embeddings.weight', 'patch_embed.{shape}.weight', form='kernel'),
+            rule('embeddings.patch_embeddings.bias', 'patch_embed.{shape}.bias'),
+            _separate(
+                'layer.{i}.attention.{n}.{p}',
+                _Q_K_V,
+                optional=('layer.{i}.attention.k_proj.bias',),
+            ),
+            rule('layer.{i}.attention.o_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+            rule('layer.{i}.norm1.{p}', 'blocks.{i}.norm1.{p}'),
+            rule('layer.{i}.norm2.{p}', 'blocks.{i}.norm2.{p}'),
+            rule('layer.{i}.layer_scale1.lambda1', 'blocks.{i}.ls1.gamma'),
+            rule('layer.{i}.layer_scale2.lambda1', 'blocks.{i}.ls2.gamma'),
+            rule('layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+            rule('layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc3.{p}', beside=_GATE),
+            rule('layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc1.{p}', without=_GATE),
+            rule('layer.{i}.mlp.down_proj.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+            rule('norm.{p}', 'norm.{p}'),
+        ),
+        arch=_DINOV3_ARCH,
+        heads=_DINOV3_HEADS,
+        tokens=('embeddings.cls_token',),
+        registers='embeddings.register_tokens',
+        statistics=IMAGENET,
+        aliases={r'model\.(layer\..*)': r'\1'},
+        requires=r'layer\.\d+\.layer_scale1\.lambda1',
+        droppable=r'embeddings\.mask_token|rope_embeddings\..*',
+        model_types=('dinov3_vit',),
+    ),
+    'clip': Family(
+        **_OPENAI,
+        arch=_CLIP_ARCH | {'mlp': 'quick_gelu'},
+        interpolation={'interpolation': 'bicubic', 'antialias': False},  # Hugging Face's
+        told_by=r'openai|quickgelu|metaclip|dfn',
+    ),
+    'open-clip': Family(
+        **_OPENAI,
+        arch=_CLIP_ARCH | {'mlp': 'gelu'},
+        interpolation={'interpolation': 'bicubic', 'antialias': True},
+        told_by=r'open_?clip|laion|datacomp|commonpool',
+    ),
+    'hf-clip': Family(
+        **_HF_CLIP,
+        arch=_CLIP_ARCH | {'mlp': 'quick_gelu'},
+        told_by=r'openai',
+        model_types=('clip', 'clip_vision_model'),
+    ),
+    'hf-open-clip': Family(
+        **_HF_CLIP,
+        arch=_CLIP_ARCH | {'mlp': 'gelu'},
+        told_by=r'laion|datacomp',
+    ),
+    'hf-siglip2': Family(
+        signature=r'embeddings\.patch_embedding\.weight',
+        rules=(
+            *_CLIP_TOWER,
+            *_SIGLIP_POOL,
+            rule(
+                'embeddings.patch_embedding.weight',
+                'patch_embed.{shape}.weight',
+                form='channels_last',
+            ),
+            rule('embeddings.patch_embedding.bias', 'patch_embed.{shape}.bias'),
+        ),
+        arch={'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu_tanh'},
+        heads={**HEADS, 1536: 16},
+        position=('embeddings.position_embedding.weight',),
+        interpolation={'interpolation': 'bilinear', 'antialias': True},
+        statistics=INCEPTION,
+        model_types=('siglip2', 'siglip2_vision_model'),
+    ),
+    'univitar': Family(
+        signature=r'embeddings\.patch_embedding\.weight',
+        rules=(
+            rule(
+                'embeddings.patch_embedding.weight',
+                'patch_embed.{shape}.weight',
+                form='clip_kernel',
+            ),
+            rule('embeddings.patch_embedding.bias', 'patch_embed.{shape}.bias'),
+            *(
+                rule(f'encoder.layers.{{i}}.{name}', f'blocks.{{i}}.{name}')
+                for name in (
+                    'norm1.{p}',
+                    'norm2.{p}',
+                    'attn.qkv.{p}',
+                    'attn.proj.{p}',
+                    'attn.q_norm.{p}',
+                    'attn.k_norm.{p}',
+                    'mlp.fc1.{p}',
+                    'mlp.fc2.{p}',
+                    'mlp.fc3.{p}',
+                    'mlp.norm.{p}',
+                )
+            ),
+            rule('encoder.layers.{i}.ls1', 'blocks.{i}.ls1.gamma'),
+            rule('encoder.layers.{i}.ls2', 'blocks.{i}.ls2.gamma'),
+        ),
+        arch={
+            'norm': 'rms_norm',
+            'norm_eps': 1e-6,
+            'qk_norm': {'kind': 'wide_rms_norm', 'after_rope': True},
+            'rope': {'kind': 'integer', 'theta': 10000.0},
+        },
+        statistics=IMAGENET,
+        ends_in_norm=False,
+        requires=r'encoder\.layers\.\d+\.mlp\.fc3\.weight',
+    ),
+    'moonvit': Family(
+        signature=r'patch_embed\.pos_emb\.weight',
+        rules=(
+            _CONV,
+            _CONV_BIAS,
+            rule('encoder.blocks.{i}.norm0.{p}', 'blocks.{i}.norm1.{p}'),
+            rule('encoder.blocks.{i}.norm1.{p}', 'blocks.{i}.norm2.{p}'),
+            rule('encoder.blocks.{i}.wqkv.{p}', 'blocks.{i}.attn.qkv.{p}'),
+            rule('encoder.blocks.{i}.wo.{p}', 'blocks.{i}.attn.proj.{p}'),
+            rule('encoder.blocks.{i}.mlp.fc0.{p}', 'blocks.{i}.mlp.fc1.{p}'),
+            rule('encoder.blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+            rule('encoder.final_layernorm.{p}', 'norm.{p}'),
+        ),
+        arch={
+            'norm': 'layer_norm',
+            'norm_eps': 1e-5,
+            'mlp': 'gelu_tanh',
+            'rope': {'kind': 'integer', 'theta': 10000.0, 'layout': 'interleaved'},
+        },
+        position=('patch_embed.pos_emb.weight',),
+        interpolation={'interpolation': 'bicubic', 'antialias': False},
+        statistics=INCEPTION,
+        model_types=('moonvit',),
+    ),
+    'mmpretrain': Family(
+        **_MM,
+        rules=(
+            *_MM_BLOCK,
+            rule('layers.{i}.attn.qkv.{p}', 'blocks.{i}.attn.qkv.{p}'),
+            rule('layers.{i}.attn.proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+            rule('layers.{i}.attn.gamma1.weight', 'blocks.{i}.ls1.gamma'),
+            rule('layers.{i}.ffn.gamma2.weight', 'blocks.{i}.ls2.gamma'),
+            rule('layers.{i}.ffn.w12.{p}', ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}')),
+            rule('layers.{i}.ffn.w3.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+            rule('pre_norm.{p}', 'norm_pre.{p}'),
+        ),
+        arch={'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
+        statistics=IMAGENET,
+        requires=r'layers\.\d+\.attn\.qkv\.weight',
+        droppable=r'ln2\..*',
+    ),
+    'mmseg': Family(
+        **_MM,
+        rules=(
+            *_MM_BLOCK,
+            rule('layers.{i}.attn.attn.in_proj_{p}', 'blocks.{i}.attn.qkv.{p}'),
+            rule('layers.{i}.attn.attn.out_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+        ),
+        arch={'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
+        statistics=IMAGENET,
+        requires=r'layers\.\d+\.attn\.attn\.in_proj_weight',
+    ),
 }
-# Widths whose number of heads is the same in every public plain ViT; no tensor tells it.
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 
-
-@dataclass(frozen=True, kw_only=True)
-class NaViTWeights:
-    """Tensors under NaViT's names, and what is known of the model that they fit."""
-
-    tensors: dict[str, Tensor]
-    arch: dict[str, Any]  # fields of Arch; those that nothing tells are absent
-    position: dict[str, Any] | None = None  # as NaViT takes it; None where nothing tells it
-    temporal_position: dict[str, Any] | None = None  # likewise; None where there is none
-    input_mean: tuple[float, ...] | None = None  # of RGB in [0, 1]
-    input_std: tuple[float, ...] | None = None
-    family: str = 'navit'
-    stated: bool = True  # the family was stated, not found from names
-    left_over: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what was done to the tensors, for the report
-
-    @property
-    def patch_shapes(self) -> list[tuple[int, ...]]:
-        """The (t, h, w) of every patch embedding."""
-        names = [key.split('.')[1] for key in self.tensors if key.startswith('patch_embed.')]
-        return sorted({tuple(int(side) for side in name.split('x')) for name in names})
-
-
-def convert(
-    tensors: Mapping[str, Tensor],
-    *,
-    name: str = 'the state dict',
-    family: str = 'auto',
-    prefix: str | None = None,
-    num_heads: int | None = None,
-) -> NaViTWeights:
-    """Foreign tensors under NaViT's names, nothing resized; raise on a key that has no place."""
-    own, others = _strip(tensors, name, prefix)
-    chosen = _find_family(own, Path(name).stem) if family == 'auto' else family
-    spec = FAMILIES[chosen]
-    if not any(re.fullmatch(spec.signature, key) for key in own):
-        raise ValueError(f'{name} is not of the family {chosen}: no key {spec.signature} in it')
-    refuse_nan(own, name)
-    renamed, left = _rename(own, spec)
-    if 'dist_token' in own or any(key.startswith('fc_norm.') for key in left):
-        # two heads on two tokens, or a norm after the mean: our classifier would answer otherwise
-        heads = [key for key in renamed if key.startswith('classifier.')]
-        left += [key.replace('classifier', 'head') for key in heads]
-        renamed = {key: item for key, item in renamed.items() if key not in heads}
-    position = _fold_prefix(own, renamed, spec, name)
-    arch = {**_arch_of(renamed, name), **spec.arch}
-    if num_heads is None and 'num_heads' not in arch and spec.arch:
-        num_heads = _HEADS.get(arch['embed_dims'])
-    arch |= {'num_heads': num_heads} if num_heads else {}
-    mean, std = spec.statistics or (None, None)
-    return NaViTWeights(
-        tensors=renamed,
-        arch=arch,
-        position=position,
-        input_mean=mean,
-        input_std=std,
-        family=chosen,
-        stated=family != 'auto',
-        left_over=(*left, *others),
-    )
-
-
-def find_tensors(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The dict of tensors inside a checkpoint's wrappers."""
-    for wrapper in ('state_dict', 'model', 'model_state_dict', 'module'):
-        if isinstance(content.get(wrapper), Mapping):
-            return find_tensors(content[wrapper], name)
-    tensors = {key: item for key, item in content.items() if isinstance(item, Tensor)}
-    if tensors:
-        return tensors
-    inside = ', '.join(map(str, list(content)[:6])) or 'nothing'
-    if 'param_groups' in content or 'optimizer' in content:
-        raise ValueError(
-            f'{name} holds an optimizer ({inside}) and no weights: give the model file'
-        )
-    raise ValueError(f'{name} holds no tensors, only {inside}: give a state dict')
-
-
-def _strip(
-    tensors: Mapping[str, Tensor], name: str, prefix: str | None
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the one model of a known family, its prefix taken off; and the other keys."""
-    found = sorted(
-        {
-            key[: match.start(1)]
-            for key in tensors
-            for spec in FAMILIES.values()
-            if (match := re.fullmatch(rf'(?:.*\.)?({spec.signature})', key))
-        }
-    )
-    if prefix is not None:
-        wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
-        found = [item for item in found if item in (wanted, f'{wanted}vit.')]
-    if not found:
-        raise ValueError(
-            f'{name} is of no known family'
-            + (f' under the prefix {prefix!r}' if prefix else '')
-            + f': known are {", ".join(FAMILIES)}; it holds {", ".join(list(tensors)[:4])}, ...'
-        )
-    if len(found) > 1:
-        raise ValueError(f'{name} holds several models, under {found}: pick one with prefix=...')
-    start = found[0]
-    own = {key[len(start) :]: item for key, item in tensors.items() if key.startswith(start)}
-    return own, [key for key in tensors if not key.startswith(start)] if start else []
-
-
-def _find_family(tensors: Mapping[str, Tensor], stem: str) -> str:
-    texts = [*tensors, stem.lower()]
-    fitting = [
-        name
-        for name, spec in FAMILIES.items()
-        if any(re.fullmatch(spec.signature, key) for key in tensors)
-    ]
-    told = [n for n in fitting if any(re.search(FAMILIES[n].told_by, text) for text in texts)]
-    return (told or fitting[-1:])[0]
-
-
-def _rename(own: Mapping[str, Tensor], spec: Family) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under our names, and the keys that are left over; raise on one that has no place."""
-    renamed: dict[str, Tensor] = {}
-    left, unknown = [], []
-    for key, tensor in own.items():
-        rule = next((rule for rule in spec.keys if re.fullmatch(rule, key)), None)
-        if rule is not None:
-            target = re.sub(rule, spec.keys[rule], key)
-            if '{shape}' in target:
-                target = target.format(shape=_patch_shape(own, spec))
-                tensor = tensor.flatten(1) if tensor.ndim > 1 else tensor
-            renamed[target] = tensor
-        elif re.fullmatch(spec.droppable, key):
-            left.append(key)
-        elif key not in (*spec.prefix, spec.position):
-            unknown.append(key)
-    if unknown:
-        raise ValueError(
-            f'no place in NaViT for {summary(unknown)}: loading the rest would compute something '
-            'else; take weights of a plain ViT, or remove these keys if they do not matter'
-        )
-    return renamed, left
-
-
-def _patch_shape(own: Mapping[str, Tensor], spec: Family) -> str:
-    key = next(key for key in own if re.fullmatch(spec.signature, key))
-    kernel = own[key]
-    if kernel.ndim != 4:
-        raise ValueError(
-            f'{key} has {kernel.ndim} dimensions {tuple(kernel.shape)}; a picture model has 4'
-        )
-    return f'1x{kernel.shape[2]}x{kernel.shape[3]}'
-
-
-def _fold_prefix(
-    own: Mapping[str, Tensor], renamed: dict[str, Tensor], spec: Family, name: str
-) -> dict[str, Any] | None:
-    """Put prefix tokens and the position table into `renamed`; give the position's spec.
-
-    A class token's position row is added to it: nothing stands between the two in the model.
-    """
-    if not spec.position:
-        return None
-    width = next(t.shape[0] for key, t in renamed.items() if key.startswith('patch_embed.'))
-    tokens = [own[key].reshape(-1, width) for key in spec.prefix if key in own]
-    prefix = torch.cat([torch.zeros(0, width), *tokens]).to(
-        tokens[0] if tokens else torch.zeros(())
-    )
-    if spec.position not in own:
-        raise ValueError(f'{name} has no {spec.position}, the learned positions of this family')
-    table = own[spec.position].reshape(-1, width)
-    for rows in (len(prefix), 0):
-        side = math.isqrt(max(len(table) - rows, 0))
-        if side and side * side == len(table) - rows:
-            break
-    else:
-        raise ValueError(
-            f'{name}: {spec.position} has {len(table)} rows, and neither these nor {len(prefix)} '
-            'less (its prefix tokens) fill a square grid'
-        )
-    if rows:
-        exact = torch.promote_types(prefix.dtype, torch.float32)
-        prefix = (prefix.to(exact) + table[:rows].to(exact)).to(prefix.dtype)
-    renamed['prefix'] = prefix
-    renamed['position.table'] = table[rows:].reshape(side, side, width)
-    rule = {'interpolation': 'bicubic', 'antialias': spec.antialias}
-    return {'kind': 'learned_1d', 'grid': (side, side), **rule}
-
-
-def _arch_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
-    """The fields of Arch that tensors under our names tell."""
-    numbers = {int(key.split('.')[1]) for key in tensors if re.match(r'blocks\.\d+\.', key)}
-    if numbers != set(range(len(numbers))) or 'blocks.0.mlp.fc2.weight' not in tensors:
-        raise ValueError(f'{name} lacks blocks: it holds the numbers {sorted(numbers)}')
-    arch: dict[str, Any] = {
-        'embed_dims': tensors['blocks.0.mlp.fc2.weight'].shape[0],
-        'num_layers': len(numbers),
-        'feedforward_channels': tensors['blocks.0.mlp.fc2.weight'].shape[1],
-        'norm_bias': 'blocks.0.norm1.bias' in tensors,
-        'mlp': 'swiglu' if 'blocks.0.mlp.fc3.weight' in tensors else 'gelu',
-        'qkv_bias': 'blocks.0.attn.qkv.bias' in tensors,
-        'qk_norm': 'blocks.0.attn.q_norm.weight' in tensors,
-        'layer_scale': 1e-6 if 'blocks.0.ls1.gamma' in tensors else None,
-        'prefix_tokens': len(tensors['prefix']) if 'prefix' in tensors else 0,
-    }
-    if arch['qk_norm']:
-        arch['num_heads'] = arch['embed_dims'] // len(tensors['blocks.0.attn.q_norm.weight'])
-    if 'classifier.weight' in tensors:
-        arch['num_classes'] = len(tensors['classifier.weight'])
-        pooling = 'token' if arch['prefix_tokens'] else 'mean'
-        arch['pooling'] = 'map' if 'pool.probe' in tensors else pooling
-    return arch
-
-
-def refuse_nan(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Raise, naming the keys, where a tensor is not finite."""
-    bad = [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad:
-        raise ValueError(f'{name}: {summary(bad)} hold NaN or infinity: give an earlier checkpoint')
-
-
-def summary(keys: tuple[str, ...] | list[str]) -> str:
-    """'norm.weight, norm.bias, blocks.0.ls1.gamma (+ 23 of blocks.*)', or 'none'."""
-    groups: dict[str, list[str]] = {}
-    for key in keys:
-        groups.setdefault(key.split('.')[0], []).append(key)
-    parts = []
-    for name, group in groups.items():
-        many = len(group) > 2
-        parts += [f'{group[0]} (+ {len(group) - 1} of {name}.*)'] if many else group
-    return ', '.join(parts[:12]) + (', ...' if len(parts) > 12 else '') or 'none'
+# What is known and has no place here: a key that tells it, and why.
+REFUSED = {
+    r'(.*\.)?merger\.(ln_q|norm)\.weight': (
+        'Qwen2.5-VL (or a relative of it): most of its blocks attend within windows of 112 pixels '
+        'and its frames apart from each other, and it was trained to be read through its merger. '
+        'Loaded here, where blocks attend to the whole picture, it would compute something else: '
+        'take weights of another family'
+    ),
+}

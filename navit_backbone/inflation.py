@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .families import NaViTWeights
+from .conversion import NaViTWeights
 from .packing import PatchShape
 from .vit import NaViT, shape_name
 

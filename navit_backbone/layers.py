@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from .attention import Policy, attention, check_policy
 from .packing import PatchShape, Segments
-from .position import rotate
+from .position import rotate_halves
 
 Norm = Callable[[int], nn.Module]
+Rotation = Callable[[Tensor, Tensor, Tensor], Tensor]  # of [T, H, K] by cos and sin
 
 
 class Stream(NamedTuple):
@@ -65,13 +67,27 @@ class DropPath(nn.Module):
         return f'rate={self.rate:.3f}'
 
 
-class Mlp(nn.Module):
-    """Two linear layers with the exact GELU between them."""
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
 
-    def __init__(self, dim: int, *, hidden: int) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    'gelu': nn.GELU,
+    'gelu_tanh': partial(nn.GELU, approximate='tanh'),
+    'quick_gelu': QuickGELU,
+}
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between them: the exact GELU, unless told otherwise."""
+
+    def __init__(self, dim: int, *, hidden: int, act: nn.Module | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
+        self.act = act or nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -80,26 +96,67 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """fc2(silu(fc1(x)) * fc3(x)) (Shazeer 2020); fc1 is the gate."""
+    """fc2(norm(silu(fc1(x)) * fc3(x))) (Shazeer 2020); fc1 is the gate. UniViTAR has the norm."""
 
-    def __init__(self, dim: int, *, hidden: int) -> None:
+    def __init__(self, dim: int, *, hidden: int, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc3 = nn.Linear(dim, hidden)
         self.act = nn.SiLU()
+        self.norm = norm or nn.Identity()
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x_TD)) * self.fc3(x_TD))
+        out: Tensor = self.fc2(self.norm(self.act(self.fc1(x_TD)) * self.fc3(x_TD)))
         return out
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention within segments.
+class HeadLayerNorm(nn.LayerNorm):
+    """A LayerNorm within each head, of queries or keys [T, H, K] (ViT-22B)."""
 
-    With `qk_norm`, queries and keys pass a LayerNorm per head, scale only (ViT-22B, used by NaViT
-    section 2.1), before they are rotated.
-    """
+    def __init__(self, num_heads: int, head_width: int, *, eps: float, bias: bool) -> None:
+        super().__init__(head_width, eps=eps, bias=bias)
+
+
+class HeadRMSNorm(nn.RMSNorm):
+    """An RMSNorm within each head, of queries or keys [T, H, K]."""
+
+    def __init__(self, num_heads: int, head_width: int, *, eps: float, bias: bool) -> None:
+        super().__init__(head_width, eps=eps)
+
+
+class WideRMSNorm(nn.RMSNorm):
+    """An RMSNorm across all heads, of queries or keys [T, H, K] (UniViTAR)."""
+
+    def __init__(self, num_heads: int, head_width: int, *, eps: float, bias: bool) -> None:
+        super().__init__(num_heads * head_width, eps=eps)
+
+    def forward(self, x_THK: Tensor) -> Tensor:
+        return super().forward(x_THK.flatten(1)).view_as(x_THK)
+
+
+QK_NORMS: dict[str, type[HeadLayerNorm | HeadRMSNorm | WideRMSNorm]] = {
+    'head_layer_norm': HeadLayerNorm,
+    'head_rms_norm': HeadRMSNorm,
+    'wide_rms_norm': WideRMSNorm,
+}
+
+
+class QKNorm(NamedTuple):
+    """The norm of queries and keys. The defaults are ViT-22B's, which NaViT uses (section 2.1)."""
+
+    kind: str = 'head_layer_norm'
+    eps: float = 1e-6
+    bias: bool = False  # of a LayerNorm
+    after_rope: bool = False  # UniViTAR rotates first
+
+    def build(self, num_heads: int, head_width: int) -> nn.Module:
+        """The norm of the queries, or that of the keys."""
+        return QK_NORMS[self.kind](num_heads, head_width, eps=self.eps, bias=self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within segments; queries and keys may be normed and rotated."""
 
     def __init__(
         self,
@@ -107,25 +164,30 @@ class Attention(nn.Module):
         *,
         num_heads: int,
         qkv_bias: bool = True,
-        qk_norm: bool = False,
+        qk_norm: QKNorm | None = None,
+        rotation: Rotation = rotate_halves,
         policy: Policy = 'auto',
     ) -> None:
         super().__init__()
         check_policy(policy)
-        self.num_heads, self.policy = num_heads, policy
+        self.num_heads, self.rotation, self.policy = num_heads, rotation, policy
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        head_width = dim // num_heads
-        self.q_norm = nn.LayerNorm(head_width, eps=1e-6, bias=False) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(head_width, eps=1e-6, bias=False) if qk_norm else nn.Identity()
+        size = (num_heads, dim // num_heads)
+        self.q_norm = qk_norm.build(*size) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm.build(*size) if qk_norm else nn.Identity()
+        self.norm_after_rope = qk_norm is not None and qk_norm.after_rope
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_TD: Tensor, segments: Segments, stream: Stream) -> Tensor:
         qkv = rearrange(self.qkv(x_TD), 't (three h k) -> three t h k', three=3, h=self.num_heads)
         q_THK, k_THK, v_THK = qkv.unbind(0)
-        q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
+        if not self.norm_after_rope:
+            q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
         if stream.cos is not None and stream.sin is not None:
-            q_THK = rotate(q_THK, stream.cos, stream.sin)
-            k_THK = rotate(k_THK, stream.cos, stream.sin)
+            q_THK = self.rotation(q_THK, stream.cos, stream.sin)
+            k_THK = self.rotation(k_THK, stream.cos, stream.sin)
+        if self.norm_after_rope:
+            q_THK, k_THK = self.q_norm(q_THK), self.k_norm(k_THK)
         out_THK = attention(q_THK, k_THK, v_THK, segments, self.policy)
         out: Tensor = self.proj(out_THK.flatten(1))
         return out

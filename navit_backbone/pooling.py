@@ -13,14 +13,22 @@ from .layers import Mlp
 Pooling = Literal['token', 'mean', 'map']
 
 
-def build_pooling(kind: Pooling, dim: int, *, num_heads: int, hidden: int) -> nn.Module:
+def build_pooling(
+    kind: Pooling,
+    dim: int,
+    *,
+    num_heads: int,
+    hidden: int,
+    act: nn.Module | None = None,
+    eps: float = 1e-6,
+) -> nn.Module:
     """The pooling of a `kind`; each is called with (tokens [T, D], prefix [N, R, D], ids [T])."""
     if kind == 'token':
         return TokenPooling()
     if kind == 'mean':
         return MeanPooling()
     if kind == 'map':
-        return AttentionPooling(dim, num_heads=num_heads, hidden=hidden)
+        return AttentionPooling(dim, num_heads=num_heads, hidden=hidden, act=act, eps=eps)
     raise ValueError(f'pooling={kind!r} is not one of {get_args(Pooling)} or None')
 
 
@@ -49,7 +57,15 @@ class AttentionPooling(nn.Module):
     softmax runs within examples.
     """
 
-    def __init__(self, dim: int, *, num_heads: int, hidden: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        hidden: int,
+        act: nn.Module | None = None,
+        eps: float = 1e-6,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.probe = nn.Parameter(torch.empty(1, dim))
@@ -57,8 +73,8 @@ class AttentionPooling(nn.Module):
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, hidden=hidden)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden=hidden, act=act)
 
     def forward(self, tokens_TD: Tensor, prefix_NRD: Tensor, ids_T: Tensor) -> Tensor:
         q_HK = self.q(self.probe).unflatten(1, (self.num_heads, -1))[0]

@@ -8,6 +8,7 @@ section 2.1 and table 3); RoPE turns the queries and keys of every block.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from .packing import PackedPatches
 
 Interpolation = Literal['bilinear', 'bicubic']
+RotaryLayout = Literal['half', 'interleaved']
 
 
 def build_position(spec: str | Mapping[str, Any] | None, dim: int) -> nn.Module | None:
@@ -35,6 +37,15 @@ def build_position(spec: str | Mapping[str, Any] | None, dim: int) -> nn.Module 
         raise ValueError(f'position {kind!r}: {error}; given {options}') from error
 
 
+def describe_position(position: nn.Module | None) -> dict[str, Any] | None:
+    """The spec that builds this position again, with all its arguments."""
+    if position is None:
+        return None
+    kind = next(name for name, cls in POSITIONS.items() if type(position) is cls)
+    options = [name for name in inspect.signature(type(position)).parameters if name != 'dim']
+    return {'kind': kind} | {n: getattr(position, n) for n in options if hasattr(position, n)}
+
+
 def build_temporal(spec: Mapping[str, Any] | None, dim: int) -> TemporalPosition | None:
     """The temporal position of a `spec`: its arguments in a dict, or None."""
     if spec is None:
@@ -47,14 +58,25 @@ def build_temporal(spec: Mapping[str, Any] | None, dim: int) -> TemporalPosition
         ) from error
 
 
-def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> RotaryPosition | None:
-    """The rotary position of `arch.rope`: its arguments in a dict, or None."""
+def complete_rotary(spec: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`arch.rope` with all its arguments; its `kind` is 'integer' if it names none."""
     if spec is None:
         return None
-    try:
-        return RotaryPosition(head_width, **spec)
-    except TypeError as error:
-        raise ValueError(f'arch.rope={dict(spec)}: {error}; it takes theta') from error
+    kind = spec.get('kind', 'integer')
+    if kind not in ROTARY:
+        raise ValueError(f'arch.rope kind {kind!r} is not one of {list(ROTARY)}')
+    parameters = inspect.signature(ROTARY[kind]).parameters.values()
+    known = {item.name: item.default for item in parameters if item.name != 'head_width'}
+    if unknown := sorted(set(spec) - {'kind', *known}):
+        raise ValueError(f'arch.rope has no field {unknown}: {kind!r} takes {list(known)}')
+    return {'kind': kind, **known, **spec}
+
+
+def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> Rotary | None:
+    """The rotary position of `arch.rope`, or None."""
+    if (full := complete_rotary(spec)) is None:
+        return None
+    return ROTARY[full.pop('kind')](head_width, **full)
 
 
 def axis_coordinates(packed: PackedPatches, axis: int, *, fractional: bool) -> Tensor:
@@ -211,13 +233,73 @@ def frequencies(num: int, theta: float, device: torch.device) -> Tensor:
     return theta ** -(torch.arange(num, dtype=torch.float64, device=device) / num)
 
 
-class Learned1DPosition(nn.Module):
+class GridPosition(nn.Module):
+    """What a table learned on one `grid` has in common: the rule by which it is interpolated.
+
+    The rule is that of the weights' origin: `interpolation` with or without `antialias`, aligned by
+    the outer edges of the grids. With an `offset` the step between samples is that of a side longer
+    by so much (DINOv2's 0.1), unless a picture has the very `grid`. With `keep_aspect` a picture
+    reads the top left of the square that holds it (NaFlexViT's "par"). Interpolation is separable,
+    so one matrix per side length serves all pictures at once and nothing is approximated.
+    """
+
+    grid: tuple[int, int]
+
+    def __init__(
+        self,
+        *,
+        interpolation: Interpolation,
+        antialias: bool,
+        offset: float,
+        keep_aspect: bool,
+    ) -> None:
+        super().__init__()
+        if interpolation not in ('bilinear', 'bicubic'):
+            raise ValueError(f"interpolation={interpolation!r} is not 'bilinear' or 'bicubic'")
+        if antialias and offset:
+            raise ValueError(f'offset={offset} with antialias=True is no rule of any weights')
+        self.interpolation: Interpolation = interpolation
+        self.antialias, self.offset, self.keep_aspect = antialias, offset, keep_aspect
+
+    def rows(self, axis: int, sides: list[int], like: Tensor) -> Tensor:
+        """The interpolation rows of all `sides`, one below the other: [sum(sides), G].
+
+        A side of 0 stands for that of `grid`, read as it is.
+        """
+        size, rule = self.grid[axis - 1], (self.interpolation, self.antialias)
+        rows = [
+            interpolation_rows(size, side, *rule, self.offset)
+            if side
+            else interpolation_rows(size, size, *rule)
+            for side in sides
+        ]
+        return torch.cat(rows).to(like, non_blocking=True)
+
+    def rows_of_map(self, packed: PackedPatches, axis: int, like: Tensor) -> Tensor:
+        """Those of the one grid that all pictures share: [side, G]."""
+        assert packed.shared_grid is not None, 'the pack has grids of several sizes'
+        grid = packed.shared_grid[1:]
+        read = max(grid) if self.keep_aspect else grid[axis - 1]
+        if grid == self.grid:
+            read = 0
+        return self.rows(axis, [read], like)[: grid[axis - 1]]
+
+    def rows_of_tokens(self, packed: PackedPatches, axis: int, like: Tensor) -> Tensor:
+        """Those of every token of a pack with grids of several sizes: [T, G]."""
+        grids = packed.grids[:, 1:]
+        read = grids.amax(1) if self.keep_aspect else grids[:, axis - 1]
+        read = torch.where((grids == torch.tensor(self.grid)).all(1), 0, read)
+        sides, which = torch.unique(read, return_inverse=True)
+        lengths = torch.where(sides == 0, self.grid[axis - 1], sides)
+        starts = (lengths.cumsum(0) - lengths)[which].to(packed.coords.device, non_blocking=True)
+        places = starts[packed.segment_ids] + packed.coords[:, axis]
+        return self.rows(axis, sides.tolist(), like)[places]
+
+
+class Learned1DPosition(GridPosition):
     """ViT's learned sequence on its training `grid`, interpolated to the grid of every picture.
 
-    The rule is that of the weights' origin: `interpolation` with or without `antialias`, aligned
-    by the outer edges of the grids (timm: bicubic with antialias; the first DeiT and Hugging Face:
-    bicubic without). Interpolation is separable, so one matrix per side length serves all pictures
-    at once and nothing is approximated.
+    timm interpolates bicubic with antialias, the first DeiT and Hugging Face's ViT bicubic without.
     """
 
     def __init__(
@@ -227,58 +309,94 @@ class Learned1DPosition(nn.Module):
         grid: tuple[int, int] = (14, 14),
         interpolation: Interpolation = 'bicubic',
         antialias: bool = True,
+        offset: float = 0.0,
+        keep_aspect: bool = False,
     ) -> None:
-        super().__init__()
-        if interpolation not in ('bilinear', 'bicubic'):
-            raise ValueError(f"interpolation={interpolation!r} is not 'bilinear' or 'bicubic'")
-        self.interpolation: Interpolation = interpolation
-        self.antialias = antialias
+        super().__init__(
+            interpolation=interpolation,
+            antialias=antialias,
+            offset=offset,
+            keep_aspect=keep_aspect,
+        )
+        self.grid = (grid[0], grid[1])
         self.table = nn.Parameter(torch.empty(*grid, dim))
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, packed: PackedPatches) -> Tensor:
-        with full_precision(self.table.device):
+        table = self.table
+        with full_precision(table.device):
             if packed.shared_grid is not None:
-                return self._one_map(packed)
-            y_TG, x_TG = self._rows_of_tokens(packed, 1), self._rows_of_tokens(packed, 2)
+                y, x = (self.rows_of_map(packed, axis, table) for axis in (1, 2))
+                rows = torch.einsum('yg,gjd->yjd', y, table)
+                map_ND = torch.einsum('xj,yjd->yxd', x, rows).flatten(0, 1)
+                return map_ND.repeat(packed.num_examples * packed.shared_grid[0], 1)
+            y_TG, x_TG = (self.rows_of_tokens(packed, axis, table) for axis in (1, 2))
             weights = y_TG[:, :, None] * x_TG[:, None, :]
-            return weights.flatten(1) @ self.table.flatten(0, 1)
+            return weights.flatten(1) @ table.flatten(0, 1)
 
-    def _rows(self, axis: int, sides: list[int]) -> Tensor:
-        """The interpolation rows of all `sides`, one below the other: [sum(sides), G]."""
-        rule = (self.interpolation, self.antialias)
-        rows = [interpolation_rows(self.table.shape[axis - 1], side, *rule) for side in sides]
-        return torch.cat(rows).to(self.table, non_blocking=True)
 
-    def _one_map(self, packed: PackedPatches) -> Tensor:
-        assert packed.shared_grid is not None, 'the pack has grids of several sizes'
-        t, h, w = packed.shared_grid
-        y, x = self._rows(1, [h]), self._rows(2, [w])
-        rows = torch.einsum('yg,gjd->yjd', y, self.table)
-        map_ND = torch.einsum('xj,yjd->yxd', x, rows).flatten(0, 1)
-        return map_ND.repeat(packed.num_examples * t, 1)
+class LearnedAxesPosition(GridPosition):
+    """A learned vector per row and one per column of a training `grid`, interpolated, and added.
 
-    def _rows_of_tokens(self, packed: PackedPatches, axis: int) -> Tensor:
-        sides, which = torch.unique(packed.grids[:, axis], return_inverse=True)
-        starts = (sides.cumsum(0) - sides)[which].to(packed.coords.device, non_blocking=True)
-        return self._rows(axis, sides.tolist())[starts[packed.segment_ids] + packed.coords[:, axis]]
+    NaFlexViT's factorised positions: linear, without antialias.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int] = (14, 14),
+        interpolation: Interpolation = 'bilinear',
+        antialias: bool = False,
+        offset: float = 0.0,
+        keep_aspect: bool = False,
+    ) -> None:
+        super().__init__(
+            interpolation=interpolation,
+            antialias=antialias,
+            offset=offset,
+            keep_aspect=keep_aspect,
+        )
+        self.grid = (grid[0], grid[1])
+        self.y = nn.Parameter(torch.empty(grid[0], dim))
+        self.x = nn.Parameter(torch.empty(grid[1], dim))
+        nn.init.trunc_normal_(self.y, std=0.02)
+        nn.init.trunc_normal_(self.x, std=0.02)
+
+    def forward(self, packed: PackedPatches) -> Tensor:
+        with full_precision(self.y.device):
+            if packed.shared_grid is not None:
+                y = self.rows_of_map(packed, 1, self.y) @ self.y
+                x = self.rows_of_map(packed, 2, self.x) @ self.x
+                map_ND = (y[:, None] + x[None]).flatten(0, 1)
+                return map_ND.repeat(packed.num_examples * packed.shared_grid[0], 1)
+            y_TD = self.rows_of_tokens(packed, 1, self.y) @ self.y
+            return y_TD + self.rows_of_tokens(packed, 2, self.x) @ self.x
 
 
 def interpolation_rows(
-    size_in: int, size_out: int, interpolation: Interpolation, antialias: bool
+    size_in: int,
+    size_out: int,
+    interpolation: Interpolation,
+    antialias: bool,
+    offset: float = 0.0,
 ) -> Tensor:
     """The matrix [size_out, size_in] of one-dimensional interpolation, in float64 on the host.
 
-    What `F.interpolate` does along one side (half-pixel centres), as plain arithmetic.
+    What `F.interpolate` does along one side (half-pixel centres), as plain arithmetic; with an
+    `offset` what it does with ``scale_factor=(size_out + offset) / size_in``.
     """
     if torch.compiler.is_compiling():  # the tensors of a trace must not outlive it in the cache
-        return _rows(size_in, size_out, interpolation, antialias)
-    return _cached_rows(size_in, size_out, interpolation, antialias)
+        return _rows(size_in, size_out, interpolation, antialias, offset)
+    return _cached_rows(size_in, size_out, interpolation, antialias, offset)
 
 
-def _rows(size_in: int, size_out: int, interpolation: Interpolation, antialias: bool) -> Tensor:
-    compute = _antialiased_rows if antialias else _plain_rows
-    return compute(size_in, size_out, interpolation)
+def _rows(
+    size_in: int, size_out: int, interpolation: Interpolation, antialias: bool, offset: float
+) -> Tensor:
+    if antialias:
+        return _antialiased_rows(size_in, size_out, interpolation)
+    return _plain_rows(size_in, size_out, interpolation, offset)
 
 
 _cached_rows = functools.lru_cache(maxsize=4096)(_rows)
@@ -305,9 +423,9 @@ def _antialiased_rows(size_in: int, size_out: int, interpolation: Interpolation)
     return rows / rows.sum(1, keepdim=True)
 
 
-def _plain_rows(size_in: int, size_out: int, interpolation: Interpolation) -> Tensor:
+def _plain_rows(size_in: int, size_out: int, interpolation: Interpolation, offset: float) -> Tensor:
     """Two or four neighbours of the source position; beyond the border the last counts again."""
-    scale = size_in / size_out
+    scale = size_in / (size_out + offset)
     source = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale - 0.5
     taps = torch.tensor([0, 1]) if interpolation == 'bilinear' else torch.tensor([-1, 0, 1, 2])
     if interpolation == 'bilinear':
@@ -347,33 +465,97 @@ class TemporalPosition(nn.Module):
 
 
 class RotaryPosition(nn.Module):
-    """2-D rotary position of queries and keys (UniViTAR; Su et al. per axis).
+    """2-D rotary position of queries and keys at integer patch coordinates (Su et al. per axis).
 
-    Half of each head turns with the row and half with the column, at integer patch coordinates.
+    Half of each head's pairs of channels turn with the row and half with the column, by
+    ``coordinate / theta ** (i / n)``. `layout` 'half' pairs channel i with i + K / 2, all pairs of
+    the rows before those of the columns (UniViTAR, Qwen-VL); 'interleaved' pairs neighbours, and a
+    column's pair comes before a row's, in turns (MoonViT). With `time` a third of the pairs each
+    turns with the first frame of the tubelet, the row and the column; what does not divide by three
+    stands still.
     """
 
-    def __init__(self, head_width: int, *, theta: float = 10000.0) -> None:
+    def __init__(
+        self,
+        head_width: int,
+        *,
+        theta: float = 10000.0,
+        layout: RotaryLayout = 'half',
+        time: bool = False,
+    ) -> None:
         super().__init__()
-        if head_width % 4:
-            raise ValueError(f'2-D RoPE needs a head width divisible by 4, got {head_width}')
-        self.head_width, self.theta = head_width, theta
+        _check_rotary(head_width, layout)
+        self.head_width, self.theta, self.layout, self.time = head_width, theta, layout, time
 
     def forward(self, packed: PackedPatches) -> Tensor:
-        """The angles [T, K / 2] in float64, the row's before the column's."""
+        """The angles [T, K / 2] in float64, one of each pair of channels."""
+        num_axes = 3 if self.time else 2
+        inverse = frequencies(self.head_width // 2 // num_axes, self.theta, packed.coords.device)
+        coords = packed.coords[:, 3 - num_axes :].double()
+        if self.time:
+            coords = coords * coords.new_tensor([packed.patch_shape[0], 1, 1])
+        angles = _laid_out(coords[:, :, None] * inverse, self.layout)
+        return nn.functional.pad(angles, (0, self.head_width // 2 - angles.shape[1]))
+
+
+class NormalisedRotaryPosition(nn.Module):
+    """2-D rotary position at coordinates from -1 to 1 over the picture's own sides (DINOv3).
+
+    The centre of a patch turns its pairs by ``2 pi * coordinate / theta ** (i / n)``, rows before
+    columns.
+    """
+
+    def __init__(
+        self, head_width: int, *, theta: float = 100.0, layout: RotaryLayout = 'half'
+    ) -> None:
+        super().__init__()
+        _check_rotary(head_width, layout)
+        self.head_width, self.theta, self.layout = head_width, theta, layout
+
+    def forward(self, packed: PackedPatches) -> Tensor:
+        """The angles [T, K / 2] in float64, one of each pair of channels."""
         inverse = frequencies(self.head_width // 4, self.theta, packed.coords.device)
-        return (packed.coords[:, 1:, None] * inverse).flatten(1)
+        sides = packed.grids[:, 1:].to(packed.coords.device, non_blocking=True)
+        coords = (packed.coords[:, 1:].double() + 0.5) / sides[packed.segment_ids] * 2 - 1
+        return _laid_out(2 * math.pi * coords[:, :, None] * inverse, self.layout)
 
 
-def rotate(x_THK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _check_rotary(head_width: int, layout: str) -> None:
+    if head_width % 4:
+        raise ValueError(f'2-D RoPE needs a head width divisible by 4, got {head_width}')
+    if layout not in ROTATIONS:
+        raise ValueError(f'layout={layout!r} is not one of {list(ROTATIONS)}')
+
+
+def _laid_out(angles: Tensor, layout: RotaryLayout) -> Tensor:
+    """[T, axes, n] to [T, axes * n] in the order of the pairs of channels."""
+    return angles.flatten(1) if layout == 'half' else angles.flip(1).transpose(1, 2).flatten(1)
+
+
+def rotate_halves(x_THK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + K / 2) of each head by the angles of cos and sin [T, 1, K / 2]."""
     first, second = x_THK.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def rotate_neighbours(x_THK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (2 i, 2 i + 1) of each head by the angles of cos and sin [T, 1, K / 2]."""
+    first, second = x_THK[..., 0::2], x_THK[..., 1::2]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return torch.stack(turned, -1).flatten(-2)
+
+
+ROTATIONS = {'half': rotate_halves, 'interleaved': rotate_neighbours}
+Rotary = RotaryPosition | NormalisedRotaryPosition
+ROTARY: dict[str, type[Rotary]] = {
+    'integer': RotaryPosition,
+    'normalised': NormalisedRotaryPosition,
+}
 POSITIONS: dict[str, type[nn.Module]] = {
     'factorised': FactorisedPosition,
     'fourier': FourierPosition,
     'learned_1d': Learned1DPosition,
     'learned_2d': Learned2DPosition,
+    'learned_axes': LearnedAxesPosition,
     'sinusoidal': SinusoidalPosition,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Policy
-from .layers import Attention, Block, Mlp, PatchEmbed, Stream, SwiGLU
+from .layers import (
+    ACTIVATIONS,
+    QK_NORMS,
+    Attention,
+    Block,
+    Mlp,
+    PatchEmbed,
+    QKNorm,
+    Stream,
+    SwiGLU,
+)
 from .packing import (
     PackedPatches,
     PatchShape,
@@ -23,7 +34,14 @@ from .packing import (
     window_partition,
 )
 from .pooling import Pooling, build_pooling, mean_by
-from .position import build_position, build_rotary, build_temporal
+from .position import (
+    ROTATIONS,
+    build_position,
+    build_rotary,
+    build_temporal,
+    complete_rotary,
+    describe_position,
+)
 
 PositionSpec = str | Mapping[str, Any] | None
 TimeAttention = Literal['joint', 'per_frame']
@@ -40,21 +58,22 @@ class Arch:
     norm: str = 'layer_norm'  # or 'rms_norm'
     norm_eps: float = 1e-6
     norm_bias: bool = True
-    mlp: str = 'gelu'  # or 'swiglu'
+    pre_norm: bool = False  # a norm before the first block (CLIP)
+    final_norm: bool = True  # a norm after the last block (UniViTAR has none)
+    mlp: str = 'gelu'  # or 'gelu_tanh', 'quick_gelu', 'swiglu', 'swiglu_norm' (an RMSNorm inside)
     qkv_bias: bool = True
-    qk_norm: bool = False  # LayerNorm per head on queries and keys
+    qk_norm: Mapping[str, Any] | bool | None = None  # fields of layers.QKNorm; True: its defaults
     layer_scale: float | None = None  # its value at the start
-    prefix_tokens: int = 0  # class token, registers
-    rope: Mapping[str, Any] | None = None  # dict(theta=10000.0): 2-D rotary position
+    prefix_tokens: int = 0  # class tokens, then registers
+    registers: int = 0  # how many of the prefix tokens are registers
+    rope: Mapping[str, Any] | None = None  # position.ROTARY's kind and its arguments
     pooling: Pooling | None = None  # 'token', 'mean' or 'map'
     num_classes: int = 0  # a linear classifier on the pooled vector
 
     def __post_init__(self) -> None:
-        for name, allowed in (('norm', NORMS), ('mlp', MLPS)):
+        for name, allowed in (('norm', list(NORMS)), ('mlp', MLPS)):
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f'arch.{name}={getattr(self, name)!r} is not one of {list(allowed)}'
-                )
+                raise ValueError(f'arch.{name}={getattr(self, name)!r} is not one of {allowed}')
         if self.embed_dims % self.num_heads:
             raise ValueError(
                 f'arch.embed_dims={self.embed_dims} does not divide into {self.num_heads} heads'
@@ -63,6 +82,14 @@ class Arch:
             raise ValueError(f'arch.num_classes={self.num_classes} needs arch.pooling')
         if self.pooling == 'token' and not self.prefix_tokens:
             raise ValueError("arch.pooling='token' needs arch.prefix_tokens of at least 1")
+        if not 0 <= self.registers <= self.prefix_tokens:
+            raise ValueError(
+                f'arch.registers={self.registers} must lie in 0 .. arch.prefix_tokens='
+                f'{self.prefix_tokens}, which counts them too'
+            )
+        # stated in full, so that two ways to write one architecture are equal
+        object.__setattr__(self, 'qk_norm', complete_qk_norm(self.qk_norm))
+        object.__setattr__(self, 'rope', complete_rotary(self.rope))
 
     @classmethod
     def of(cls, spec: str | Mapping[str, Any] | Arch) -> Arch:
@@ -97,8 +124,29 @@ def _rms_norm(dim: int, arch: Arch) -> nn.Module:
     return nn.RMSNorm(dim, eps=arch.norm_eps)
 
 
+def complete_qk_norm(spec: Mapping[str, Any] | bool | None) -> dict[str, Any] | None:
+    """`arch.qk_norm` with all its fields; True is ViT-22B's, None and False are none."""
+    if not spec and not isinstance(spec, Mapping):
+        return None
+    options = {} if spec is True else dict(spec)
+    if unknown := sorted(set(options) - set(QKNorm._fields)):
+        raise ValueError(f'arch.qk_norm has no field {unknown}: allowed are {QKNorm._fields}')
+    full = QKNorm(**options)
+    if full.kind not in QK_NORMS:
+        raise ValueError(f'arch.qk_norm kind {full.kind!r} is not one of {list(QK_NORMS)}')
+    return full._asdict()
+
+
+def _build_mlp(arch: Arch) -> nn.Module:
+    dim, hidden = arch.embed_dims, arch.feedforward_channels
+    if arch.mlp in ACTIVATIONS:
+        return Mlp(dim, hidden=hidden, act=ACTIVATIONS[arch.mlp]())
+    inner = nn.RMSNorm(hidden, eps=arch.norm_eps) if arch.mlp == 'swiglu_norm' else None
+    return SwiGLU(dim, hidden=hidden, norm=inner)
+
+
 NORMS = {'layer_norm': _layer_norm, 'rms_norm': _rms_norm}
-MLPS = {'gelu': Mlp, 'swiglu': SwiGLU}
+MLPS = [*ACTIVATIONS, 'swiglu', 'swiglu_norm']
 ARCHS = {
     name: Arch(embed_dims=d, num_layers=n, num_heads=h, feedforward_channels=4 * d)
     for name, d, n, h in (
@@ -107,7 +155,32 @@ ARCHS = {
         ('base', 768, 12, 12),
         ('large', 1024, 24, 16),
     )
+} | {
+    # arXiv 2504.01792, with the fields of the released models; their patches are 2 x 14 x 14
+    name: Arch(
+        embed_dims=d,
+        num_layers=n,
+        num_heads=h,
+        feedforward_channels=hidden,
+        norm='rms_norm',
+        final_norm=False,
+        mlp='swiglu_norm',
+        qkv_bias=False,
+        qk_norm=dict(kind='wide_rms_norm', after_rope=True),
+        layer_scale=0.1,
+        rope=dict(kind='integer', theta=10000.0),
+    )
+    for name, d, n, h, hidden in (
+        ('univitar_0.3b', 1024, 24, 16, 2816),
+        ('univitar_0.6b', 1280, 32, 16, 3456),
+        ('univitar_1b', 1920, 32, 24, 5120),
+    )
 }
+
+
+# Of Arch: how weights were started, and what a model may have beyond them.
+UNCHECKED = ('layer_scale', 'pooling', 'num_classes')
+EXTRA = '_extra_state'  # torch's name for what get_extra_state gives
 
 
 class NaViTOutput(NamedTuple):
@@ -166,7 +239,6 @@ class NaViT(nn.Module):
         window_size: int | None = None,
         global_attn_indexes: Sequence[int] | None = None,
         attention: Policy = 'auto',
-        final_norm: bool = True,
         with_cp: bool = False,
     ) -> None:
         super().__init__()
@@ -188,6 +260,7 @@ class NaViT(nn.Module):
         self.window_size = window_size
         is_global = _global_blocks(depth, window_size, global_attn_indexes)
         norm = partial(NORMS[arch.norm], arch=arch)
+        qk_norm = complete_qk_norm(arch.qk_norm)
         self.blocks = Blocks(
             (
                 Block(
@@ -196,10 +269,11 @@ class NaViT(nn.Module):
                         dim,
                         num_heads=arch.num_heads,
                         qkv_bias=arch.qkv_bias,
-                        qk_norm=arch.qk_norm,
+                        qk_norm=QKNorm(**qk_norm) if qk_norm else None,
+                        rotation=ROTATIONS[self.rope.layout if self.rope else 'half'],
                         policy=attention,
                     ),
-                    mlp=MLPS[arch.mlp](dim, hidden=arch.feedforward_channels),
+                    mlp=_build_mlp(arch),
                     norm=norm,
                     layer_scale=arch.layer_scale,
                     drop_path=drop_path_rate * index / max(depth - 1, 1),
@@ -209,10 +283,15 @@ class NaViT(nn.Module):
             ),
             with_cp=with_cp,
         )
-        self.norm = norm(dim) if final_norm else nn.Identity()
-        heads, hidden = arch.num_heads, arch.feedforward_channels
+        self.norm_pre = norm(dim) if arch.pre_norm else nn.Identity()
+        self.norm = norm(dim) if arch.final_norm else nn.Identity()
         self.pool = arch.pooling and build_pooling(
-            arch.pooling, dim, num_heads=heads, hidden=hidden
+            arch.pooling,
+            dim,
+            num_heads=arch.num_heads,
+            hidden=arch.feedforward_channels,
+            act=ACTIVATIONS.get(arch.mlp, nn.GELU)(),
+            eps=arch.norm_eps,
         )
         self.classifier = nn.Linear(dim, arch.num_classes) if arch.num_classes else None
         self.init_weights()
@@ -248,7 +327,7 @@ class NaViT(nn.Module):
             ranks_T, windows = window_partition(packs[0], self.window_size, self.arch.prefix_tokens)
         rows_T, rows_NR, joined = make_room(runs_T, ranks_T, segments, self.arch.prefix_tokens)
         prefix_NRD = self._prefix_tokens(tokens_TD, len(segments.lengths))
-        x_TD = lay(tokens_TD, prefix_NRD, rows_T, rows_NR)
+        x_TD = self.norm_pre(lay(tokens_TD, prefix_NRD, rows_T, rows_NR))
         stream = Stream(joined, windows, *_lay_stream(runs_T, angles, rows_T, rows_NR, x_TD.dtype))
 
         depth = len(self.blocks)
@@ -281,6 +360,37 @@ class NaViT(nn.Module):
         logits: Tensor = self.classifier(self.pooled(output))
         return logits
 
+    def architecture(self) -> dict[str, Any]:
+        """All that its tensors do not tell of it, as plain values: what builds it again."""
+        time = self.temporal_position
+        return {
+            'arch': self.arch.to_dict(),
+            'patch_size': self.patch_shapes,
+            'position': describe_position(self.position),
+            'temporal_position': time
+            and {'max_size': time.max_size, 'fractional': time.fractional},
+        }
+
+    def get_extra_state(self) -> Tensor:
+        """The architecture in bytes: part of every checkpoint, and held against it on loading."""
+        text = json.dumps(self.architecture(), sort_keys=True)
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Raise where a checkpoint's architecture is not this model's."""
+        there, here = read_architecture(state), self.architecture()
+        arch_there, arch_here = there.pop('arch'), here.pop('arch')
+        for name in UNCHECKED:
+            arch_there.pop(name, None)
+            arch_here.pop(name)
+        wrong = differing(arch_there, arch_here, 'arch.') + differing(there, here, '')
+        if wrong:
+            raise ValueError(
+                'the checkpoint is of another architecture than this model:\n  '
+                + '\n  '.join(wrong)
+                + '\nUse the config that it was trained with (it lies in its work dir)'
+            )
+
     def _embed(self, packed: PackedPatches) -> Tensor:
         name = shape_name(packed.patch_shape)
         if name not in self.patch_embed:
@@ -303,6 +413,21 @@ class NaViT(nn.Module):
         if self.prefix is None:
             return tokens_TD.new_zeros(count, 0, tokens_TD.shape[1])
         return self.prefix.to(tokens_TD.dtype).expand(count, -1, -1)
+
+
+def read_architecture(state: Tensor) -> dict[str, Any]:
+    """What `NaViT.get_extra_state` wrote: plain values."""
+    found = json.loads(bytes(state.tolist()))
+    return dict(found)
+
+
+def differing(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str) -> list[str]:
+    """A line for each field that two descriptions of a model do not share."""
+    return [
+        f'{prefix}{key}: {value!r} in the checkpoint, {here.get(key)!r} in the model'
+        for key, value in there.items()
+        if json.dumps(value, sort_keys=True) != json.dumps(here.get(key), sort_keys=True)
+    ]
 
 
 def shape_name(shape: Sequence[int]) -> str:
@@ -357,7 +482,7 @@ def _check_time(
 def _with_grid(position: PositionSpec, patch_shape: PatchShape) -> PositionSpec:
     """A learned sequence without a `grid` is as large as that of a 224 x 224 picture."""
     spec = {'kind': position} if isinstance(position, str) else position
-    if spec is None or spec.get('kind') != 'learned_1d' or 'grid' in spec:
+    if spec is None or spec.get('kind') not in ('learned_1d', 'learned_axes') or 'grid' in spec:
         return spec
     return {**spec, 'grid': (224 // patch_shape[1], 224 // patch_shape[2])}
 

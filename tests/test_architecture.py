@@ -9,7 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module imports from the floors before its own and from its own folder; '' is the package.
 LIBRARY = ['packing', 'packer', 'attention', 'position', 'layers', 'pooling', 'vit', '']
-LIBRARY += ['sealed', 'weight_files', 'families', 'inflation', 'checkpoint', 'backbone']
+LIBRARY += [
+    'sealed',
+    'weight_files',
+    'families',
+    'conversion',
+    'inflation',
+    'checkpoint',
+    'backbone',
+]
 FLOORS = [*LIBRARY, 'tasks.common', 'tasks', 'tools', 'tests']
 CORE = {*sys.stdlib_module_names, 'torch', 'einops', 'safetensors'}
 # Who may import what others have to do without. Tools take them inside functions.

@@ -198,7 +198,7 @@ def test_a_copy_and_its_state_give_the_same_maps():
     'options, message',
     [
         (dict(patch_size=(16, 16)), r'patch_size=\(16, 16\) must be a side in pixels'),
-        (dict(arch=dict(ARCH, rope=dict(base=3))), "arch.rope={'base': 3}"),
+        (dict(arch=dict(ARCH, rope=dict(base=3))), r"arch.rope has no field \['base'\]"),
         (dict(out_indices=(4,)), r'out_indices \[4\] are beyond the 4 blocks'),
         (dict(frozen_stages=5), 'frozen_stages=5 must lie in'),
         (dict(init_cfg=dict(type='Xavier')), "type must be 'Pretrained'"),

@@ -6,8 +6,8 @@ from oracles import perturb
 from test_vit import FULL, assert_same_gradients, gradients, packs
 
 from navit_backbone import NaViT, drop_tokens, pack, patchify
-from navit_backbone.checkpoint import build, load_weights, save_navit, weights_of
-from navit_backbone.families import NaViTWeights
+from navit_backbone.checkpoint import build, load_weights, save_navit, tensors_of, weights_of
+from navit_backbone.conversion import NaViTWeights
 from navit_backbone.vit import patch_shapes
 
 # (frames, height, width): one frame, lengths that do not fill a tubelet, strips, prime sides
@@ -161,7 +161,7 @@ def test_time_starts_at_zero():
         model_of(perturbed=False, temporal_position=None),
     )
     assert with_time.temporal_position.t.count_nonzero() == 0
-    without.load_state_dict(with_time.state_dict(), strict=False)
+    without.load_state_dict(tensors_of(with_time), strict=False)
     item = patchify(clips()[0], (1, 16, 16))
     assert torch.equal(with_time(item).tokens, without(item).tokens)
 

@@ -9,7 +9,7 @@ from oracles import pictures
 
 from navit_backbone import NaViT, pack, patchify
 from navit_backbone.checkpoint import build, load_weights, read_weights, save_navit
-from navit_backbone.families import convert
+from navit_backbone.conversion import convert
 
 ARCH = dict(preset='tiny', prefix_tokens=1, pooling='token', num_classes=1000)
 PLAIN_BICUBIC = dict(kind='learned_1d', grid=(14, 14), interpolation='bicubic', antialias=False)

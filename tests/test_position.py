@@ -14,7 +14,7 @@ from navit_backbone.position import (
     RotaryPosition,
     build_position,
     interpolation_rows,
-    rotate,
+    rotate_halves,
 )
 
 SIZES = [(33, 70), (16, 16), (200, 16), (16, 113), (61, 53)]
@@ -189,7 +189,7 @@ def test_rotation_against_complex_numbers():
     rope = RotaryPosition(8, theta=100.0)
     angles = rope(packed)[:, None]
     x = torch.randn(len(angles), 3, 8, dtype=torch.float64)
-    got = rotate(x, angles.cos(), angles.sin())
+    got = rotate_halves(x, angles.cos(), angles.sin())
     frequencies = torch.tensor([100.0**0, 100.0**-0.5], dtype=torch.float64)
     for token, y, x_, _, _ in cells(packed):
         turn = torch.exp(1j * torch.cat([y * frequencies, x_ * frequencies]))
@@ -202,7 +202,7 @@ def test_rotation_makes_scores_depend_on_differences_only():
     packed = packed_sizes([(80, 80)])
     angles = rope(packed)[:, None]
     q, k = torch.randn(2, 1, 1, 8, dtype=torch.float64)
-    q, k = (rotate(x.expand(25, 1, 8), angles.cos(), angles.sin())[:, 0] for x in (q, k))
+    q, k = (rotate_halves(x.expand(25, 1, 8), angles.cos(), angles.sin())[:, 0] for x in (q, k))
     scores = (q @ k.T).view(5, 5, 5, 5)
     assert torch.allclose(scores[1:, 2:, 1:, 2:], scores[:-1, :-2, :-1, :-2])
 

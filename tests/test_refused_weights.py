@@ -23,7 +23,7 @@ from navit_backbone.tools.command_line import override, read_config
 
 @pytest.fixture
 def source(tmp_path):
-    return lambda state, name='weights.pth': save(tmp_path / name, state)
+    return lambda state, name='vit_tiny_patch16.pth': save(tmp_path / name, state)
 
 
 SCALES = {f'blocks.{i}.ls{k}.gamma': torch.ones(24) for i in range(2) for k in (1, 2)}
@@ -38,7 +38,7 @@ DISAGREEMENTS = {
     'activation': (timm_state(), dict(arch=dict(WITH_CLASS, mlp='swiglu')), r"arch.mlp: 'gelu'"),
     'norm': (timm_state(), dict(arch=dict(WITH_CLASS, norm='rms_norm')), r"norm: 'layer_norm'"),
     'eps': (timm_state(), dict(arch=dict(WITH_CLASS, norm_eps=1e-5)), r'norm_eps: 1e-06 .*1e-05'),
-    'QK norm': (timm_state(), dict(arch=dict(WITH_CLASS, qk_norm=True)), r'qk_norm: False'),
+    'QK norm': (timm_state(), dict(arch=dict(WITH_CLASS, qk_norm=True)), r'qk_norm: None'),
     'QKV bias': (timm_state(), dict(arch=dict(WITH_CLASS, qkv_bias=False)), r'qkv_bias: True'),
     'depth': (timm_state(depth=3), {}, r'num_layers: 3 in the file, 2 in the model'),
     'width': (timm_state(dim=48), {}, r'embed_dims: 48 in the file, 24'),
@@ -57,7 +57,7 @@ def test_disagreement_is_refused_by_name(source, case):
     state, options, message = DISAGREEMENTS[case]
     model = navit(**options)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match='(?s)weights.pth does not fit.*' + message):
+    with pytest.raises(ValueError, match='(?s)vit_tiny_patch16.pth does not fit.*' + message):
         load_weights(model, source(state))
     # nothing was half loaded, and a low share does not make a disagreement acceptable
     assert all(torch.equal(before[key], item) for key, item in model.state_dict().items())
@@ -75,10 +75,10 @@ def test_number_of_heads_is_checked_where_the_width_tells_it(source):
 
 
 UNKNOWN_KEYS = [
-    'norm_pre.weight',
+    'patch_embed.norm.weight',
     'blocks.0.attn.relative_position_bias_table',
     'blocks.0.mlp.norm.weight',
-    'mask_token',
+    'blocks.0.attn.gate.weight',
     'attn_pool.latent',
     'rope_embed.periods',
 ]
@@ -108,7 +108,7 @@ def test_missing_tensors_are_refused_below_the_share_and_named(source):
     assert report.missing == ('norm.weight', 'norm.bias')
     total = sum(p.numel() for p in model.parameters())
     assert report.share == pytest.approx(1 - 48 / total)
-    assert load_weights(navit(final_norm=False), source(state)).share == 1
+    assert load_weights(navit(dict(WITH_CLASS, final_norm=False)), source(state)).share == 1
 
 
 def test_missing_block_and_misshapen_tensor_are_named(source):
@@ -139,7 +139,7 @@ CONTENTS = {
 @pytest.mark.parametrize('case', CONTENTS)
 def test_file_without_a_model_is_refused(source, case):
     content, message = CONTENTS[case]
-    with pytest.raises(ValueError, match='(?s)weights.pth ' + '.*' + message):
+    with pytest.raises(ValueError, match='(?s)vit_tiny_patch16.pth ' + '.*' + message):
         load_weights(navit(), source(content))
 
 

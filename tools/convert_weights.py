@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 
 from navit_backbone.checkpoint import OPTIONAL_FIELDS, read_weights, save_navit
-from navit_backbone.families import FAMILIES, NaViTWeights
+from navit_backbone.conversion import NaViTWeights
+from navit_backbone.families import FAMILIES
 from navit_backbone.tools.command_line import run
 from navit_backbone.vit import ARCHS, Arch
 

@@ -12,10 +12,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
-from navit_backbone.families import refuse_nan, summary
+from navit_backbone.conversion import refuse_nan, summary
+from navit_backbone.vit import EXTRA
 
 from .classes import classes_in
 
+_APART = ('num_batches_tracked', EXTRA)  # no weights
 _RULE = {'betas', 'momentum', 'alpha', 'rho'}  # of these an optimizer has its own
 
 
@@ -100,7 +102,7 @@ def check_fit(
 
     Those that are there must be finite, where the model's own are.
     """
-    wanted = {k: t for k, t in model.state_dict().items() if not k.endswith('num_batches_tracked')}
+    wanted = {k: t for k, t in model.state_dict().items() if not k.endswith(_APART)}
     given = {key.removeprefix('module.'): item for key, item in state.items()}
     missing = [key for key in wanted if key not in given]
     bent = [key for key in wanted if key in given and _shape(given[key]) != wanted[key].shape]

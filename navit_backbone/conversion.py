@@ -1,0 +1,504 @@
+"""Weights of other projects under NaViT's names, and back again, by the specs of `families`.
+
+A key that has no place is refused, since the rest would compute something else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .families import FAMILIES, REFUSED, Family, Rule
+from .vit import EXTRA, read_architecture
+
+_KERNELS = {'kernel': 4, 'clip_kernel': 5}  # and their dimensions
+WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaViTWeights:
+    """Tensors under NaViT's names, and what is known of the model that they fit."""
+
+    tensors: dict[str, Tensor]
+    arch: dict[str, Any]  # fields of Arch; those that nothing tells are absent
+    position: dict[str, Any] | None = None  # as NaViT takes it; None where nothing tells it
+    temporal_position: dict[str, Any] | None = None  # likewise; None where there is none
+    input_mean: tuple[float, ...] | None = None  # of RGB in [0, 1]
+    input_std: tuple[float, ...] | None = None
+    family: str = 'navit'
+    stated: bool = True  # the family was stated, not found from names
+    left_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was done to the tensors, for the report
+
+    @property
+    def patch_shapes(self) -> list[tuple[int, ...]]:
+        """The (t, h, w) of every patch embedding."""
+        names = [key.split('.')[1] for key in self.tensors if key.startswith('patch_embed.')]
+        return sorted({tuple(int(side) for side in name.split('x')) for name in names})
+
+
+def convert(
+    tensors: Mapping[str, Tensor],
+    *,
+    name: str = 'the state dict',
+    family: str = 'auto',
+    prefix: str | None = None,
+    num_heads: int | None = None,
+    stated: Mapping[str, Any] | None = None,
+) -> NaViTWeights:
+    """Foreign tensors under NaViT's names, nothing resized; raise on a key that has no place.
+
+    `stated`: what a config beside the file says: `model_type`, `statistics` and fields of Arch.
+    """
+    said = dict(stated or {})
+    model_type, statistics = said.pop('model_type', None), said.pop('statistics', None)
+    _refuse_known(tensors, name)
+    if family == 'auto':
+        family = _of_model_type(model_type)
+    candidates = list(FAMILIES) if family == 'auto' else [family]
+    start, own, others = _strip(tensors, candidates, name, prefix)
+    chosen = family if family != 'auto' else _find_family(own, start, name)
+    spec = FAMILIES[chosen]
+    own = _respelled(own, spec)
+    known = own.pop(EXTRA, None) if not spec.rules else None
+    if unknown := _unknown(own, spec):
+        raise ValueError(
+            f'{name}: as {chosen} there is no place in NaViT for {summary(unknown)}: loading the '
+            'rest would compute something else; take weights of a plain ViT, state another '
+            'family, or remove these keys if they do not matter'
+        )
+    left = [key for key in own if re.fullmatch(spec.droppable, key) and not _ruled(key, spec)]
+    renamed, notes = _rename(own, spec, name)
+    if 'dist_token' in own or any(key.startswith('fc_norm.') for key in left):
+        # two heads on two tokens, or a norm after the mean: our classifier would answer otherwise
+        heads = [key for key in renamed if key.startswith('classifier.')]
+        left += [key.replace('classifier', 'head') for key in heads]
+        renamed = {key: item for key, item in renamed.items() if key not in heads}
+    _fold_patch_bias(renamed)
+    position = _fold_prefix(own, renamed, spec, name)
+    refuse_nan(renamed, name)
+    arch = {**_arch_of(renamed, spec, own, name), **said}
+    temporal = None
+    if known is not None:  # a checkpoint of ours says what it is
+        description = read_architecture(known)
+        arch, temporal = description['arch'], description['temporal_position']
+        position = as_given(description['position'])
+    heads_of_width = spec.heads.get(arch['embed_dims']) if spec.rules else None
+    if heads_found := num_heads or arch.get('num_heads') or heads_of_width:
+        arch['num_heads'] = heads_found
+    mean, std = statistics or spec.statistics or (None, None)
+    return NaViTWeights(
+        tensors=renamed,
+        arch=arch,
+        position=position,
+        temporal_position=temporal,
+        input_mean=mean,
+        input_std=std,
+        family=chosen,
+        stated=family != 'auto',
+        left_over=(*left, *others),
+        notes=tuple(notes),
+    )
+
+
+def as_given(position: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A position's spec that JSON brought back."""
+    if position and 'grid' in position:
+        position['grid'] = tuple(position['grid'])
+    return position
+
+
+def find_tensors(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The dict of tensors inside a checkpoint's wrappers."""
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            return find_tensors(content[wrapper], name)
+    tensors = {key: item for key, item in content.items() if isinstance(item, Tensor)}
+    if tensors:
+        return tensors
+    inside = ', '.join(map(str, list(content)[:6])) or 'nothing'
+    if 'param_groups' in content or 'optimizer' in content:
+        raise ValueError(
+            f'{name} holds an optimizer ({inside}) and no weights: give the model file'
+        )
+    raise ValueError(f'{name} holds no tensors, only {inside}: give a state dict')
+
+
+# --------------------------------------------------------------------------------------------------
+# Which family, and which of the models in a file
+
+
+def _refuse_known(tensors: Mapping[str, Tensor], name: str) -> None:
+    for pattern, reason in REFUSED.items():
+        if key := next((key for key in tensors if re.fullmatch(pattern, key)), None):
+            raise ValueError(f'{name} holds {key}: it is {reason}')
+
+
+def _of_model_type(model_type: str | None) -> str:
+    """The family of the `model_type` in a config.json, or 'auto'."""
+    fitting = [name for name, spec in FAMILIES.items() if model_type in spec.model_types]
+    return fitting[0] if fitting else 'auto'
+
+
+def _strip(
+    tensors: Mapping[str, Tensor], candidates: list[str], name: str, prefix: str | None
+) -> tuple[str, dict[str, Tensor], list[str]]:
+    """The prefix of the one model of a candidate, its tensors without it, and the other keys."""
+    signatures = {FAMILIES[candidate].signature for candidate in candidates}
+    found = sorted(
+        {
+            key[: match.start(1)]
+            for key in tensors
+            for signature in signatures
+            if (match := re.fullmatch(rf'(?:.*\.)?({signature})', key))
+        }
+    )
+    if prefix is not None:
+        wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
+        found = [item for item in found if item in (wanted, f'{wanted}vit.')]
+    if not found:
+        if len(candidates) == 1:
+            (signature,) = signatures
+            raise ValueError(
+                f'{name} is not of the family {candidates[0]}: no key {signature} in it'
+            )
+        raise ValueError(
+            f'{name} is of no known family'
+            + (f' under the prefix {prefix!r}' if prefix else '')
+            + f': known are {", ".join(FAMILIES)}; it holds {", ".join(list(tensors)[:4])}, ...'
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f'{name} holds several models, under {found}: pick one with prefix=... (--prefix)'
+        )
+    start = found[0]
+    own = {key[len(start) :]: item for key, item in tensors.items() if key.startswith(start)}
+    return start, own, [key for key in tensors if not key.startswith(start)] if start else []
+
+
+def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> str:
+    """The one family that the keys fit, or of several the one that a name tells."""
+    faults = {}
+    for candidate, spec in FAMILIES.items():
+        keys = _respelled(own, spec)
+        signed = any(re.fullmatch(spec.signature, key) for key in keys)
+        told = not spec.requires or any(re.fullmatch(spec.requires, key) for key in keys)
+        held = not spec.position or all(key in keys for key in spec.position)
+        if signed and told and held:
+            faults[candidate] = _unknown(keys, spec)
+    fitting = [candidate for candidate, unknown in faults.items() if not unknown]
+    if not fitting and faults:
+        return min(faults, key=lambda candidate: len(faults[candidate]))  # says what is unknown
+    if not fitting:
+        raise ValueError(
+            f'{name} looks like a ViT and is of no known family: it lacks what tells them apart; '
+            f'known are {", ".join(FAMILIES)}; it holds {", ".join(list(own)[:4])}, ...'
+        )
+    stem = Path(name).stem.lower()
+    names = [*own, stem, Path(name).parent.name.lower()]
+    told_by_name = [
+        candidate
+        for candidate in fitting
+        if any(re.search(FAMILIES[candidate].told_by, text) for text in names)
+    ]
+    if told_by_name or len(fitting) == 1:
+        return (told_by_name or fitting)[0]
+    raise ValueError(
+        f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells (activation '
+        'or eps, the interpolation of positions, the input): state which, family=... (--family)'
+    )
+
+
+def _respelled(own: Mapping[str, Tensor], spec: Family) -> dict[str, Tensor]:
+    """The tensors under the spelling that the rules know."""
+    if not spec.aliases:
+        return dict(own)
+    return {_respell(key, spec): item for key, item in own.items()}
+
+
+def _respell(key: str, spec: Family) -> str:
+    for pattern, spelling in spec.aliases.items():
+        if re.fullmatch(pattern, key):
+            return re.sub(pattern, spelling, key)
+    return key
+
+
+def _unknown(own: Mapping[str, Tensor], spec: Family) -> list[str]:
+    """The keys that have no place."""
+    known = {*spec.tokens, spec.registers, *spec.position}
+    return [
+        key
+        for key in own
+        if key not in known and not _ruled(key, spec) and not re.fullmatch(spec.droppable, key)
+    ]
+
+
+def _ruled(key: str, spec: Family) -> bool:
+    return not spec.rules or any(_pattern(t).fullmatch(key) for r in spec.rules for t in r.theirs)
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """What the keys of a template look like, with the groups i and p."""
+    text = re.escape(template).replace(r'\{i\}', r'(?P<i>\d+)')
+    return re.compile(
+        text.replace(r'\{p\}', r'(?P<p>weight|bias)').replace(r'\{shape\}', r'[\dx]+')
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Tensors
+
+
+def _rename(own: dict[str, Tensor], spec: Family, name: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under our names, by the rules; what they are made of leaves `own`."""
+    if not spec.rules:
+        return dict(own), []
+    shape = _patch_shape(own, spec)
+    renamed: dict[str, Tensor] = {}
+    notes: dict[str, None] = {}
+    there = frozenset(own)
+    for rule in sorted(spec.rules, key=lambda rule: rule.form != 'masked'):
+        for place in _places(own, rule, there):
+            keys = [template.format(**place) for template in rule.theirs]
+            parts = _parts(own, rule, keys, place, name, notes)
+            targets = [item.format(**place, shape=shape) for item in rule.ours]
+            for target, item in zip(targets, _ours(rule, parts, keys[0]), strict=True):
+                renamed[target] = item
+            if set(spec.tokens).isdisjoint(keys):
+                for key in keys:
+                    own.pop(key, None)
+    return renamed, list(notes)
+
+
+def _places(
+    own: Mapping[str, Tensor], rule: Rule, there: frozenset[str]
+) -> Iterator[dict[str, str]]:
+    """The values of {i} and {p} for which a rule holds: the first of its tensors is there."""
+    pattern = _pattern(rule.theirs[0])
+    for key in list(own):
+        if not (match := pattern.fullmatch(key)):
+            continue
+        place = match.groupdict()
+        masked = rule.form != 'masked' or rule.theirs[1].format(**place) in own
+        beside = not rule.beside or rule.beside.format(**place) in there
+        if masked and beside and not (rule.without and rule.without.format(**place) in there):
+            yield place
+
+
+def _parts(
+    own: Mapping[str, Tensor],
+    rule: Rule,
+    keys: list[str],
+    place: Mapping[str, str],
+    name: str,
+    notes: dict[str, None],
+) -> list[Tensor]:
+    """The tensors of a rule, zeros for those that may be absent."""
+    first = own[keys[0]]
+    optional = {template.format(**place) for template in rule.optional}
+    parts = []
+    for key in keys:
+        if key in own:
+            parts.append(own[key])
+        elif key in optional:
+            parts.append(torch.zeros_like(first))
+            notes.setdefault(f'{rule.optional[0]}: absent, zeros here')
+        else:
+            raise ValueError(f'{name} lacks {key}, though it holds {keys[0]}: fetch it again')
+    return parts
+
+
+def _ours(rule: Rule, parts: list[Tensor], key: str) -> list[Tensor]:
+    """Our tensors of a rule from theirs."""
+    if rule.form == 'masked':
+        return [_masked(*parts)]
+    tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if rule.form in _KERNELS:
+        if tensor.ndim != (wanted := _KERNELS[rule.form]):
+            raise ValueError(
+                f'{key} has {tensor.ndim} dimensions {tuple(tensor.shape)}; a kernel of this '
+                f'family has {wanted}'
+            )
+        tensor = tensor.flatten(1)
+    elif rule.form == 'channels_last':
+        tensor = tensor.unflatten(1, (-1, 3)).transpose(1, 2).flatten(1)
+    elif rule.form == 'row':
+        tensor = tensor.reshape(-1, tensor.shape[-1])
+    if len(rule.ours) == 1:
+        return [tensor]
+    shares = rule.shares or (1,) * len(rule.ours)
+    unit = len(tensor) // sum(shares)
+    return [item.contiguous() for item in tensor.split([share * unit for share in shares])]
+
+
+def _masked(bias: Tensor, mask: Tensor) -> Tensor:
+    """DINOv3's bias of queries, keys and values: that of the keys counts as zero.
+
+    The mask says so, (1, 0, 1); where it was never filled it is NaN, and the same holds.
+    """
+    third = len(bias) // 3
+    usual = torch.ones_like(bias)
+    usual[third : 2 * third] = 0
+    mask = torch.where(mask.isfinite(), mask, usual).to(bias.dtype)
+    return torch.where(mask == 0, 0, bias * mask)
+
+
+def _patch_shape(own: Mapping[str, Tensor], spec: Family) -> str:
+    """The name of the patch shape, from the kernel."""
+    rule = next(r for r in spec.rules if r.ours == ('patch_embed.{shape}.weight',))
+    (key,) = rule.theirs
+    if key not in own:
+        raise ValueError(f'no {key}: the patch embedding is missing')
+    kernel = own[key]
+    if rule.form == 'channels_last':
+        side = math.isqrt(kernel.shape[1] // 3)
+        if side * side * 3 != kernel.shape[1]:
+            raise ValueError(f'{key} has {tuple(kernel.shape)}: no square patch of 3 channels')
+        return f'1x{side}x{side}'
+    sides = kernel.shape[2:]
+    return 'x'.join(map(str, sides if len(sides) == 3 else (1, *sides)))
+
+
+def _fold_patch_bias(renamed: dict[str, Tensor]) -> None:
+    """CLIP's patch embedding has no bias: zeros."""
+    for key in [key for key in renamed if re.fullmatch(r'patch_embed\.[\dx]+\.weight', key)]:
+        bias = key.replace('.weight', '.bias')
+        renamed.setdefault(bias, renamed[key].new_zeros(len(renamed[key])))
+
+
+def _fold_prefix(
+    own: Mapping[str, Tensor], renamed: dict[str, Tensor], spec: Family, name: str
+) -> dict[str, Any] | None:
+    """Put prefix tokens and the position table into `renamed`; give the position's spec.
+
+    A class token's position row is added to it: nothing stands between the two in the model.
+    """
+    if not spec.rules:
+        return None
+    width = next(t.shape[0] for key, t in renamed.items() if key.startswith('patch_embed.'))
+    tokens = [own[key].reshape(-1, width) for key in spec.tokens if key in own]
+    registers = own[spec.registers].reshape(-1, width) if spec.registers in own else None
+    num_class = sum(len(item) for item in tokens)
+    parts = [*tokens, *([] if registers is None else [registers])]
+    prefix = torch.cat(parts) if parts else None
+    if prefix is not None:
+        renamed['prefix'] = prefix
+    if not spec.position:
+        return None
+    if missing := [key for key in spec.position if key not in own]:
+        raise ValueError(f'{name} has no {missing[0]}, the learned positions of this family')
+    rule = dict(spec.interpolation)
+    if len(spec.position) == 2:
+        y, x = (own[key].reshape(-1, width) for key in spec.position)
+        renamed['position.y'], renamed['position.x'] = y, x
+        return {'kind': 'learned_axes', 'grid': (len(y), len(x)), **rule}
+    table = own[spec.position[0]]
+    if table.ndim >= 3 and 1 not in table.shape[-3:-1] and table.shape[:-3] in ((), (1,)):
+        grid = table.shape[-3:-1]
+        if table.ndim == 4 or (len(table.shape) == 3 and 'none' in spec.covered):
+            renamed['position.table'] = table.reshape(*grid, width)
+            return {'kind': 'learned_1d', 'grid': tuple(grid), **rule}
+    table = table.reshape(-1, width)
+    total = 0 if prefix is None else len(prefix)
+    counts = {'all': total, 'class': num_class, 'none': 0}
+    rows = {counts[kind] for kind in spec.covered}
+    fitting = [r for r in sorted(rows, reverse=True) if _square(len(table) - r)]
+    if not fitting:
+        raise ValueError(
+            f'{name}: {spec.position[0]} has {len(table)} rows, and less those of the prefix '
+            f'tokens ({" or ".join(map(str, sorted(rows)))}) they fill no square grid'
+        )
+    if len(fitting) > 1 and len(table) > fitting[0] + 1:
+        raise ValueError(
+            f'{name}: the {len(table)} rows of {spec.position[0]} are a square grid with and '
+            f'without rows for the {fitting[0]} prefix tokens: drop these rows, or these tokens'
+        )
+    covered, side = fitting[0], math.isqrt(len(table) - fitting[0])
+    if covered and prefix is not None:
+        exact = torch.promote_types(prefix.dtype, torch.float32)
+        sums = prefix[:covered].to(exact) + table[:covered].to(exact)
+        renamed['prefix'] = torch.cat([sums.to(prefix.dtype), prefix[covered:]])
+    renamed['position.table'] = table[covered:].reshape(side, side, width)
+    return {'kind': 'learned_1d', 'grid': (side, side), **rule}
+
+
+def _square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _arch_of(
+    tensors: Mapping[str, Tensor], spec: Family, own: Mapping[str, Tensor], name: str
+) -> dict[str, Any]:
+    """The fields of Arch that the family and tensors under our names tell."""
+    numbers = {int(key.split('.')[1]) for key in tensors if re.match(r'blocks\.\d+\.', key)}
+    if numbers != set(range(len(numbers))) or 'blocks.0.mlp.fc2.weight' not in tensors:
+        raise ValueError(f'{name} lacks blocks: it holds the numbers {sorted(numbers)}')
+    pooled_norm = any(key.startswith('fc_norm.') for key in own)  # instead, after the mean
+    arch: dict[str, Any] = dict(spec.arch)
+    arch |= {
+        'embed_dims': tensors['blocks.0.mlp.fc2.weight'].shape[0],
+        'num_layers': len(numbers),
+        'feedforward_channels': tensors['blocks.0.mlp.fc2.weight'].shape[1],
+        'norm_bias': 'blocks.0.norm1.bias' in tensors,
+        'pre_norm': 'norm_pre.weight' in tensors,
+        'final_norm': 'norm.weight' in tensors or (spec.ends_in_norm and not pooled_norm),
+        'qkv_bias': 'blocks.0.attn.qkv.bias' in tensors,
+        'layer_scale': 1e-6 if 'blocks.0.ls1.gamma' in tensors else None,
+        'prefix_tokens': len(tensors['prefix']) if 'prefix' in tensors else 0,
+    }
+    if 'blocks.0.mlp.fc3.weight' in tensors:
+        arch['mlp'] = 'swiglu_norm' if 'blocks.0.mlp.norm.weight' in tensors else 'swiglu'
+    if not arch['norm_bias'] and (not spec.rules or arch['norm'] == 'rms_norm'):
+        del arch['norm_bias']  # an RMSNorm never has one
+    arch |= _qk_norm_of(tensors, spec)
+    if spec.rules:
+        arch.setdefault('rope', None)
+        registers = own.get(spec.registers)
+        arch['registers'] = 0 if registers is None else registers.numel() // arch['embed_dims']
+    if 'classifier.weight' in tensors:
+        arch['num_classes'] = len(tensors['classifier.weight'])
+    if 'pool.probe' in tensors:
+        arch['pooling'] = 'map'
+    elif 'classifier.weight' in tensors:
+        arch['pooling'] = 'token' if arch['prefix_tokens'] else 'mean'
+    return arch
+
+
+def _qk_norm_of(tensors: Mapping[str, Tensor], spec: Family) -> dict[str, Any]:
+    """`qk_norm`, and the heads that it tells; nothing where its kind is open."""
+    scale = tensors.get('blocks.0.attn.q_norm.weight')
+    if scale is None:
+        return {'qk_norm': None}
+    found: dict[str, Any] = {}
+    width = tensors['blocks.0.mlp.fc2.weight'].shape[0]
+    if len(scale) < width:
+        found['num_heads'] = width // len(scale)
+    return found | ({'qk_norm': spec.arch['qk_norm']} if 'qk_norm' in spec.arch else {})
+
+
+def refuse_nan(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise, naming the keys, where a tensor is not finite."""
+    bad = [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise ValueError(f'{name}: {summary(bad)} hold NaN or infinity: give an earlier checkpoint')
+
+
+def summary(keys: tuple[str, ...] | list[str]) -> str:
+    """'norm.weight, norm.bias, blocks.0.ls1.gamma (+ 23 of blocks.*)', or 'none'."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(key.split('.')[0], []).append(key)
+    parts = []
+    for name, group in groups.items():
+        many = len(group) > 2
+        parts += [f'{group[0]} (+ {len(group) - 1} of {name}.*)'] if many else group
+    return ', '.join(parts[:12]) + (', ...' if len(parts) > 12 else '') or 'none'

@@ -1,0 +1,139 @@
+"""Every family of public weights computes here what it computes at home."""
+
+import foreign
+import pytest
+import torch
+from foreign import GRID, HEADS, PATCH, D
+from oracles import pictures
+
+from navit_backbone import pack, patchify
+from navit_backbone.checkpoint import build, load_weights, read_weights, save_navit
+from navit_backbone.conversion import convert
+from navit_backbone.families import FAMILIES
+
+NEEDS_FOLDER = {  # those that transformers writes to files
+    'hf-vit': foreign.hf_vit,
+    'hf-mae': foreign.hf_mae,
+    'hf-dinov2': foreign.hf_dinov2,
+    'hf-dinov2 swiglu': lambda folder: foreign.hf_dinov2(folder, swiglu=True),
+    'hf-dinov2-reg': foreign.hf_dinov2_reg,
+    'hf-dinov3': foreign.hf_dinov3,
+    'hf-dinov3 swiglu': lambda folder: foreign.hf_dinov3(folder, swiglu=True),
+    'hf-clip': foreign.hf_clip,
+    'hf-open-clip': lambda folder: foreign.hf_clip(folder, act='gelu'),
+    'hf-siglip2': foreign.hf_siglip2,
+    'dinov3': foreign.dinov3,
+    'dinov3 swiglu': lambda folder: foreign.dinov3(folder, swiglu=True),
+    'dinov3 mask never filled': lambda folder: foreign.dinov3(
+        folder, mask=torch.full((3 * D,), torch.nan)
+    ),
+    'clip': foreign.clip,
+    'open-clip': lambda folder: foreign.clip(folder, act='gelu'),
+}
+PLAIN = {
+    'deit3': foreign.deit3,
+    'timm registers': lambda: foreign.deit3(registers=4),
+    'timm qk norm': lambda: foreign.deit3(qk_norm=True),
+    'naflexvit': foreign.naflexvit,
+    'naflexvit tokens': lambda: foreign.naflexvit(tokens=True),
+    'naflexvit-par': lambda: foreign.naflexvit('par'),
+    'naflexvit-fac': lambda: foreign.naflexvit('fac'),
+    'naflexvit-parfac': lambda: foreign.naflexvit('parfac'),
+    'dinov2': foreign.dinov2,
+    'dinov2 swiglu': lambda: foreign.dinov2(swiglu=True),
+    'dinov2 chunked': lambda: foreign.dinov2(chunked=True),
+    'dinov2-reg': lambda: foreign.dinov2(registers=4),
+    'univitar': foreign.univitar,
+    'moonvit': foreign.moonvit,
+    'mmpretrain': foreign.mmpretrain,
+    'mmpretrain swiglu': lambda: foreign.mmpretrain(swiglu=True),
+    'mmpretrain pre-norm': lambda: foreign.mmpretrain(pre_norm=True),
+    'mmseg': foreign.mmseg,
+}
+# its own size, h != w, one row, one column, one patch, larger, prime sides
+GRIDS = [(GRID, GRID), (3, 7), (1, 6), (5, 1), (1, 1), (11, 9)]
+
+
+@pytest.fixture(scope='module', params=[*NEEDS_FOLDER, *PLAIN])
+def case(request, tmp_path_factory):
+    if request.param in NEEDS_FOLDER or request.param == 'moonvit':
+        pytest.importorskip('transformers')
+    if request.param == 'mmseg':
+        pytest.importorskip('mmseg')
+    if request.param in PLAIN:
+        return PLAIN[request.param]()
+    return NEEDS_FOLDER[request.param](tmp_path_factory.mktemp('weights'))
+
+
+def ours(case, dtype=torch.float64, state=None):
+    state = {key: item.to(dtype) for key, item in (state or case.state).items()}
+    weights = convert(state, num_heads=HEADS, **case.options)
+    model = build(weights).to(dtype).eval()
+    report = load_weights(model, weights)
+    assert report.share == 1
+    assert not report.missing
+    return model
+
+
+def run(model, images):
+    packed = pack([patchify(image, model.patch_shapes[0]) for image in images])
+    output = model(packed)
+    return output, model.pooled(output) if model.pool else None
+
+
+def close(got, expected, limit):
+    if expected.numel():
+        error = (got.double() - expected.double()).abs().max() / expected.double().abs().max()
+        assert error < limit, f'relative error {error:.1e}'
+    else:
+        assert not got.numel()
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
+@torch.no_grad()
+def test_family_computes_what_it_computes_at_home(case, dtype):
+    limit = 1e-5 if dtype == torch.float32 else 1e-9 if case.exact else 1e-6
+    model = ours(case, dtype)
+    images = pictures([(h * PATCH, w * PATCH) for h, w in GRIDS], dtype)
+    expected = [case.answer(image) for image in images]
+    for image, answer in zip(images, expected, strict=True):
+        output, pooled = run(model, [image])
+        close(output.tokens, answer.tokens, limit)
+        close(output.prefix[0], answer.prefix, limit)
+        if answer.pooled is not None:
+            close(pooled[0], answer.pooled, limit)
+    output, pooled = run(model, images)
+    close(output.tokens, torch.cat([answer.tokens for answer in expected]), limit)
+    close(output.prefix, torch.stack([answer.prefix for answer in expected]), limit)
+    if pooled is not None:
+        close(pooled, torch.stack([answer.pooled for answer in expected]), limit)
+
+
+@torch.no_grad()
+def test_names_in_memory_are_read_as_those_in_files(case):
+    if case.others is None:
+        pytest.skip('this family has one set of names')
+    one, other = ours(case), ours(case, state=case.others())
+    for key, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+@torch.no_grad()
+def test_converted_file_is_the_model(case, tmp_path):
+    weights = convert(case.state, num_heads=HEADS, **case.options)
+    save_navit(tmp_path / 'model.safetensors', weights)
+    back = read_weights(tmp_path / 'model.safetensors')
+    assert back.family == weights.family
+    model, other = build(weights), build(back)
+    load_weights(model, weights)
+    load_weights(other, back)
+    image = pictures([(3 * PATCH, 2 * PATCH)], torch.float32)
+    assert torch.equal(run(model, image)[0].tokens, run(other, image)[0].tokens)
+
+
+def test_all_families_are_tried(request):
+    tried = {name.split(' ')[0] for name in (*NEEDS_FOLDER, *PLAIN)}
+    same = {'deit3': 'timm-vit', 'timm': 'timm-vit'}  # of a layout that is tried
+    tried = {same.get(name, name) for name in tried}
+    elsewhere = {'navit', 'deit', 'timm-deit', 'timm-augreg', 'mae'}  # test_deit, test_checkpoint
+    assert set(FAMILIES) == tried | elsewhere
