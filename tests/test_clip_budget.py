@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_resize import assert_smart
 
 from navit_backbone.tasks.common.clip_budget import ClipToTokenBudget, LoadFrames
 from navit_backbone.tasks.common.clip_packing import pack_clips
@@ -63,10 +64,29 @@ def test_the_aspect_is_kept_to_half_a_patch(clip):
 
 
 @given(clips)
-def test_native_clips_are_never_scaled_up(clip):
+def test_native_clips_are_never_scaled_up_but_to_fill_a_cell(clip):
     h, w, *_ = clip
     _, (height, width) = planner(native=True).plan(*clip)
-    assert height * width <= max(-(-h // 16) * 16, 16) * max(-(-w // 16) * 16, 16)
+    fill = max(1, 16 / min(h, w))  # a frame thinner than a cell is scaled until it fills one
+    assert height * width <= (h * fill + 16) * (w * fill + 16)
+
+
+@settings(max_examples=300)
+@given(clips, st.integers(1, 600), st.integers(600, 20000))
+def test_the_time_steps_of_a_clip_share_univitars_limits(clip, min_tokens, max_tokens):
+    """Its code divides both limits by the number of tubelets, in pixels."""
+    plan = planner(max_tokens=max_tokens, min_tokens=min_tokens, patch_size=(2, 14, 14))
+    count, size = plan.plan(*clip)
+    assert count == min(16, clip[2])
+    assert_smart(*clip[:2], 14, min_tokens, max_tokens, steps=-(-count // 2), found=size)
+
+
+def test_univitars_limits_by_hand():
+    plan = planner(max_tokens=16384, min_tokens=576, patch_size=(2, 14, 14))
+    assert plan.plan(256, 340, 16, 25.0) == (16, (18 * 14, 24 * 14))  # 3456 tokens: as it is
+    assert plan.plan(100, 100, 16, 25.0) == (16, (9 * 14, 9 * 14))  # 7 x 7 x 8 would be 392
+    assert plan.plan(1080, 1920, 16, 25.0) == (16, (33 * 14, 60 * 14))  # 2048 a step
+    assert plan.plan(100, 100, 1, 25.0) == (1, (24 * 14, 24 * 14))  # a picture
 
 
 def test_squares_and_a_cap_for_replacements():
@@ -161,6 +181,9 @@ def test_draws_are_a_function_of_the_seed():
         (dict(crops=2), 'crops=2; 1 is the whole frame, or 3'),
         (dict(num_clips=3), 'views of an evaluation: set test_mode=True'),
         (dict(native=True, square=True), 'exclude each other'),
+        (dict(native=True, min_tokens=4), 'leave out native, which is min_tokens=1'),
+        (dict(square=True, min_tokens=4), 'leave out square'),
+        (dict(min_tokens=1569), 'min_tokens=1569 must lie between 1 and max_tokens=1568'),
         (dict(drop=dict(rate=0.5), test_mode=True), 'an evaluation drops nothing'),
         (dict(drop=dict(rate=1.0)), 'rate=1.0 must lie above 0 and below 1'),
         (dict(drop=dict(rate=0.5, alpha=1.0)), 'come together'),

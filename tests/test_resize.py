@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmengine.registry import TRANSFORMS
 
@@ -41,6 +41,8 @@ def test_keeps_the_budget_and_at_least_one_patch_a_side(h, w, patch_size, limit)
 
 @given(sides, sides, patches, limits())
 def test_a_transposed_picture_gets_the_transposed_size(h, w, patch_size, limit):
+    """But for `smart_resize` with both sides below a patch: it rounds upright pictures twice."""
+    assume(limit[1] is None or max(h, w) >= patch_size)
     size = token_budget_size(h, w, patch_size=patch_size, max_tokens=limit[0], min_tokens=limit[1])
     turned = token_budget_size(
         w, h, patch_size=patch_size, max_tokens=limit[0], min_tokens=limit[1]
@@ -93,8 +95,12 @@ def test_native_mode_keeps_a_size_within_the_limits(h, w, patch_size):
 
 
 def smart_resize(h: int, w: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """As published with Qwen2-VL and UniViTAR, in floating point."""
-    new_h, new_w = (max(factor, round(side / factor) * factor) for side in (h, w))
+    """UniViTAR's (and Qwen2-VL's), written out from its rules."""
+    if h < factor:
+        h, w = factor, math.floor(factor / h * w) + 1
+    if w < factor:
+        w, h = factor, math.floor(factor / w * h) + 1
+    new_h, new_w = (round(side / factor) * factor for side in (h, w))
     if new_h * new_w > max_pixels:
         beta = math.sqrt(h * w / max_pixels)
         new_h, new_w = (math.floor(side / beta / factor) * factor for side in (h, w))
@@ -104,21 +110,46 @@ def smart_resize(h: int, w: int, factor: int, min_pixels: int, max_pixels: int) 
     return new_h, new_w
 
 
-@given(
-    st.integers(20, 3001), st.integers(20, 3001), st.integers(40, 3000), st.sampled_from([14, 16])
-)
-def test_native_mode_is_smart_resize_where_that_keeps_its_limits(h, w, max_tokens, patch_size):
-    min_tokens = max_tokens // 5
-    area, ratio = patch_size**2, max(h, w) / min(h, w)
-    exact = [math.sqrt(t * r) for t in (min_tokens, max_tokens) for r in (ratio, 1 / ratio)]
-    expected = smart_resize(h, w, patch_size, min_tokens * area, max_tokens * area)
-    on_the_edge = any(abs(side - round(side)) < 1e-6 for side in exact)
-    if min(expected) == 0 or math.prod(expected) > max_tokens * area or on_the_edge:
-        return
-    found = token_budget_size(
-        h, w, patch_size=patch_size, max_tokens=max_tokens, min_tokens=min_tokens
-    )
+def assert_smart(h, w, patch_size, min_tokens, max_tokens, steps, found=None):
+    """The same size to the patch, where that has a patch a side and keeps max_tokens."""
+    pixels = [tokens * patch_size**2 // steps for tokens in (min_tokens, max_tokens)]
+    expected = smart_resize(h, w, patch_size, *pixels)
+    limits = dict(patch_size=patch_size, max_tokens=max_tokens, steps=steps)
+    if found is None:
+        found = token_budget_size(h, w, min_tokens=min_tokens, **limits)
+    if math.prod(expected) == 0 or math.prod(expected) > pixels[1]:
+        expected = token_budget_size(h, w, **limits)
     assert found == expected
+
+
+@settings(max_examples=1000)
+@given(st.integers(1, 8000), st.integers(1, 8000), st.integers(1, 32))
+def test_univitars_limits_give_univitars_sizes(h, w, steps):
+    assert_smart(h, w, 14, 576, 16384, steps)
+
+
+@settings(max_examples=1000)
+@given(sides, sides, patches, limits(), st.integers(1, 40))
+def test_native_mode_is_smart_resize_where_that_keeps_its_limits(h, w, patch_size, limit, steps):
+    max_tokens = max(limit[0], steps)
+    assert_smart(h, w, patch_size, min(limit[1] or 1, max_tokens), max_tokens, steps)
+
+
+@pytest.mark.parametrize(
+    ('size', 'steps', 'tokens'),
+    [
+        ((100, 100), 1, 24 * 24),  # up to 576
+        ((480, 640), 1, 34 * 46),  # as it is
+        ((480, 640), 16, 27 * 36),  # down to 16384 over 16 steps
+        ((100, 100), 16, 7 * 7),  # of a long clip 36 a step will do
+        ((3000, 4000), 1, 110 * 147),  # down to 16384
+        ((3, 5), 1, 19 * 32),  # by 14 x 24, as is a side below a patch
+        ((5, 3), 1, 31 * 20),  # by 22 x 14, which is not the same turned
+    ],
+)
+def test_sizes_of_univitar_by_hand(size, steps, tokens):
+    limits = dict(min_tokens=576, max_tokens=16384, steps=steps)
+    assert math.prod(token_budget_size(*size, patch_size=14, **limits)) == tokens * 14**2
 
 
 @pytest.mark.parametrize('size', [(1, 4000), (4000, 1), (1, 1), (3, 100_000)])

@@ -48,7 +48,10 @@ class ClipToTokenBudget(BaseTransform):
     `min_cells`, there are fewer frames; and more than `max_cells` a frame never has. Fewer
     'uniform' frames still span the clip, others span less of it.
 
-    With `native` no clip is scaled up. `random`, the fields of `RandomTokens`, draws the budget of
+    With `min_tokens` clips keep their size, and only those of fewer tokens or more than `max_tokens`
+    are scaled: UniViTAR's `smart_resize`, where the time steps of a clip share both limits (its
+    code has 576 and 16384). With `native`, the same without the lower limit, a clip is scaled up
+    only as far as its short side lacks a cell. `random`, the fields of `RandomTokens`, draws the budget of
     each clip; `drop`, the fields of `TokenDropping`, the share of its tokens that is dropped.
     `square=True` squashes it to squares, the control arm of a comparison. A picture is a clip of
     one frame and needs no other transform.
@@ -69,6 +72,7 @@ class ClipToTokenBudget(BaseTransform):
         patch_size: int | PatchShape | Sequence[int | PatchShape] = 16,
         min_cells: int = 1,
         max_cells: int | None = None,
+        min_tokens: int | None = None,
         native: bool = False,
         random: dict[str, Any] | None = None,
         drop: dict[str, Any] | None = None,
@@ -104,10 +108,21 @@ class ClipToTokenBudget(BaseTransform):
             raise ValueError('ClipToTokenBudget: drop with test_mode: an evaluation drops nothing')
         if native and square:
             raise ValueError('ClipToTokenBudget: native and square exclude each other')
+        if min_tokens is not None and (native or square):
+            raise ValueError(
+                f'ClipToTokenBudget: min_tokens={min_tokens} keeps native sizes: leave out '
+                f'{"native, which is min_tokens=1" if native else "square, which squashes all"}'
+            )
+        if min_tokens is not None and not 1 <= min_tokens <= max_tokens:
+            raise ValueError(
+                f'ClipToTokenBudget: min_tokens={min_tokens} must lie between 1 and '
+                f'max_tokens={max_tokens}'
+            )
         self.sampling = FrameSampling.of(sampling or dict(num_frames=1))
         self.max_tokens, self.min_cells = max_tokens, min_cells
         self.max_cells = max_cells or max_tokens
         self.native, self.square = native, square
+        self.min_tokens = 1 if native else min_tokens
         self.random = None if random is None else RandomTokens.of(random, max_tokens)
         self.drop = None if drop is None else TokenDropping.of(drop)
         self.num_clips, self.crops, self.test_mode = num_clips, crops, test_mode
@@ -130,11 +145,17 @@ class ClipToTokenBudget(BaseTransform):
         count = self.sampling.count(frames, fps)
         while count > 1 and budget // self._cost(count) < self.min_cells:
             count -= 1
-        cells = max(min(budget // self._cost(count), self.max_cells), 1)
+        cost = self._cost(count)
+        limit = max(min(budget, self.max_cells * cost), cost)  # a cell at least
         if self.square or self.crops == 3:
-            h = w = min(h, w) if self.native else 1
+            h = w = 1 if self.min_tokens is None else min(h, w)
         size = token_budget_size(
-            h, w, patch_size=self.cell, max_tokens=cells, min_tokens=1 if self.native else None
+            h,
+            w,
+            patch_size=self.cell,
+            max_tokens=limit,
+            min_tokens=self.min_tokens and min(self.min_tokens, limit),
+            steps=cost,
         )
         return ClipPlan(count, size)
 
@@ -190,7 +211,7 @@ class ClipToTokenBudget(BaseTransform):
         return (
             f'{type(self).__name__}(max_tokens={self.max_tokens}, sampling={self.sampling}, '
             f'patch_size={self.patch_shapes}, min_cells={self.min_cells}, '
-            f'max_cells={self.max_cells}, '
+            f'max_cells={self.max_cells}, min_tokens={self.min_tokens}, '
             f'native={self.native}, random={self.random}, drop={self.drop}, square={self.square}, '
             f'num_clips={self.num_clips}, crops={self.crops}, test_mode={self.test_mode})'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ class SimpleFeaturePyramid(BaseModule):
     of `strides`. Every stride is built by one rule: 2 x 2 deconvolutions that halve the channels,
     LayerNorm and GELU between them, until the map is fine enough; or 2 x 2 max-pooling, until it is
     coarse enough; then a 1 x 1 and a 3 x 3 convolution, each with LayerNorm. (ViTDet has strides 4
-    to 32 so, and 64 by subsampling the result for 32.)
+    to 32 so, and 64 by subsampling the result for 32.) Of patches of 14 pixels the strides are 3.5,
+    7, 14, 28 and 56, for the pyramid and for the heads behind it.
 
     The maps carry the (height, width) in pixels of their pictures as `image_sizes`. A picture of
     h x w pixels owns ceil(h / s) x ceil(w / s) cells at stride s. What lies outside is zero after
@@ -37,7 +39,7 @@ class SimpleFeaturePyramid(BaseModule):
         in_channels: int,
         *,
         out_channels: int = 256,
-        strides: Sequence[int] = (4, 8, 16, 32, 64),
+        strides: Sequence[float] = (4, 8, 16, 32, 64),
         in_stride: int = 16,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -67,13 +69,13 @@ class SimpleFeaturePyramid(BaseModule):
                 item.image_sizes = sizes  # type: ignore[attr-defined]
         return maps
 
-    def _outside(self, x: Tensor, sizes: Sequence[Size] | None) -> dict[int, Tensor | None]:
+    def _outside(self, x: Tensor, sizes: Sequence[Size] | None) -> dict[float, Tensor | None]:
         """The cells outside the pictures at each stride in use; None where there are none."""
-        strides = {self.in_stride}.union(*(level.op_strides for level in self.levels))
+        strides: set[float] = {self.in_stride}.union(*(level.op_strides for level in self.levels))
         if sizes is None:
             return dict.fromkeys(strides)
         _check(sizes, x, self.in_stride)
-        masks: dict[int, Tensor | None] = {}
+        masks: dict[float, Tensor | None] = {}
         for stride in strides:
             grid = _cells((x.shape[2] * self.in_stride, x.shape[3] * self.in_stride), stride)
             cells = [_cells(size, stride) for size in sizes]
@@ -85,7 +87,9 @@ class SimpleFeaturePyramid(BaseModule):
 class Level(nn.Module):
     """One stride of the pyramid: a row of operations, each with the stride of what it gives."""
 
-    def __init__(self, in_channels: int, *, out_channels: int, in_stride: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, *, out_channels: int, in_stride: int, stride: float
+    ) -> None:
         super().__init__()
         ops, dim = _resampling(in_channels, in_stride, stride)
         ops += [
@@ -97,22 +101,24 @@ class Level(nn.Module):
         self.ops = nn.ModuleList(op for op, _ in ops)
         self.op_strides = [after for _, after in ops]
 
-    def forward(self, x: Tensor, outside: Mapping[int, Tensor | None]) -> Tensor:
+    def forward(self, x: Tensor, outside: Mapping[float, Tensor | None]) -> Tensor:
         for op, stride in zip(self.ops, self.op_strides, strict=True):
             if isinstance(op, nn.MaxPool2d):  # a cell outside must not win
-                x = _fill(x, outside[stride // 2], -torch.inf)
+                x = _fill(x, outside[stride / 2], -torch.inf)
             x = _fill(op(x), outside[stride], 0.0)
         return x
 
 
-def _resampling(dim: int, in_stride: int, stride: int) -> tuple[list[tuple[nn.Module, int]], int]:
+def _resampling(
+    dim: int, in_stride: int, stride: float
+) -> tuple[list[tuple[nn.Module, float]], int]:
     """What brings a map from one stride to another, and the channels it then has."""
-    ops: list[tuple[nn.Module, int]] = []
-    now = in_stride
-    while now > stride and now % 2 == 0 and dim % 2 == 0:
+    ops: list[tuple[nn.Module, float]] = []
+    now: float = in_stride  # halves of a whole number are exact
+    while now > stride and dim % 2 == 0:
         if ops:
             ops += [(LayerNorm2d(dim), now), (nn.GELU(), now)]
-        now, dim = now // 2, dim // 2
+        now, dim = now / 2, dim // 2
         ops.append((nn.ConvTranspose2d(2 * dim, dim, kernel_size=2, stride=2), now))
     while now < stride:
         now *= 2
@@ -130,8 +136,8 @@ def _fill(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
     return x if mask is None else torch.where(mask, value, x)  # masked_fill: not channels-last
 
 
-def _cells(size: Size, stride: int) -> Size:
-    return -(-size[0] // stride), -(-size[1] // stride)
+def _cells(size: Size, stride: float) -> Size:
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
 
 
 def _check(sizes: Sequence[Size], x: Tensor, in_stride: int) -> None:

@@ -22,7 +22,13 @@ Size = tuple[int, int]
 
 
 def token_budget_size(
-    h: int, w: int, *, patch_size: int, max_tokens: int, min_tokens: int | None = None
+    h: int,
+    w: int,
+    *,
+    patch_size: int,
+    max_tokens: int,
+    min_tokens: int | None = None,
+    steps: int = 1,
 ) -> Size:
     """The size in pixels, whole patches a side, at which a picture of `h` x `w` pixels is shown.
 
@@ -33,18 +39,27 @@ def token_budget_size(
 
     With `min_tokens`: the native size, each side rounded to whole patches; only where that has more
     than `max_tokens` or fewer than `min_tokens` it is scaled, rounding down or up. This is
-    the `smart_resize` of Qwen2-VL and UniViTAR, but for slim pictures, where that breaks its own
-    limits: here `max_tokens` always holds, and a side always has at least one patch.
+    `smart_resize` of UniViTAR to the patch: so a picture with a side of less than a patch is first
+    scaled up until that has one. Only where it leaves a slim picture without a patch on a side, or with more
+    than `max_tokens`, the largest grid within the budget is taken instead.
+
+    Both limits are of all `steps` of a clip, each of which has this grid.
     """
-    if min(h, w, patch_size, max_tokens) < 1:
+    if min(h, w, patch_size, max_tokens, steps) < 1:
         raise ValueError(
-            'height, width, patch_size and max_tokens must be at least 1: '
-            f'got {h} x {w} pixels, patch_size={patch_size}, max_tokens={max_tokens}'
+            'height, width, patch_size, max_tokens and steps must be at least 1: got '
+            f'{h} x {w} pixels, patch_size={patch_size}, max_tokens={max_tokens}, steps={steps}'
         )
+    if steps > max_tokens:
+        raise ValueError(f'max_tokens={max_tokens} has no token for each of {steps} steps')
     if min_tokens is None:
-        grid = _largest_grid(h, w, max_tokens)
+        grid = _largest_grid(h, w, max_tokens // steps)
     elif 1 <= min_tokens <= max_tokens:
-        grid = _native_grid(h, w, patch_size, min_tokens, max_tokens)
+        area = patch_size**2  # in pixels, as the budget of a step is no whole number of patches
+        limits = (min_tokens * area // steps, max_tokens * area // steps)
+        grid = _native_grid(h, w, patch_size, *limits)
+        if min(grid) < 1 or math.prod(grid) > max_tokens // steps:
+            grid = _largest_grid(h, w, max_tokens // steps)
     else:
         raise ValueError(
             f'min_tokens={min_tokens} must lie between 1 and max_tokens={max_tokens}; '
@@ -70,16 +85,20 @@ def _largest_grid(h: int, w: int, max_tokens: int) -> Size:
     return (low, columns) if h >= w else (columns, low)
 
 
-def _native_grid(h: int, w: int, patch_size: int, min_tokens: int, max_tokens: int) -> Size:
-    """`smart_resize` in exact arithmetic: floor(sqrt(a / b)) is isqrt(a // b)."""
-    rows, columns = max(1, round(h / patch_size)), max(1, round(w / patch_size))
-    if rows * columns > max_tokens:
-        rows, columns = math.isqrt(max_tokens * h // w), math.isqrt(max_tokens * w // h)
-    elif rows * columns < min_tokens:
-        rows = math.isqrt((min_tokens * h - 1) // w) + 1  # rounded up
-        columns = math.isqrt((min_tokens * w - 1) // h) + 1
-    if min(rows, columns) < 1 or rows * columns > max_tokens:
-        return _largest_grid(h, w, max_tokens)
+def _native_grid(h: int, w: int, patch_size: int, min_pixels: int, max_pixels: int) -> Size:
+    """`smart_resize` of UniViTAR (and Qwen2-VL), in its floating point: its sizes, to the patch."""
+    if h < patch_size:
+        h, w = patch_size, int(patch_size / h * w) + 1
+    if w < patch_size:
+        h, w = int(patch_size / w * h) + 1, patch_size
+    rows, columns = round(h / patch_size), round(w / patch_size)
+    pixels = rows * columns * patch_size**2
+    if pixels > max_pixels:
+        shrink = math.sqrt(h * w / max_pixels)
+        return math.floor(h / shrink / patch_size), math.floor(w / shrink / patch_size)
+    if pixels < min_pixels:
+        grow = math.sqrt(min_pixels / (h * w))
+        return math.ceil(h * grow / patch_size), math.ceil(w * grow / patch_size)
     return rows, columns
 
 
@@ -122,6 +141,9 @@ class ResizeToTokenBudget(BaseTransform):
 
     `random`, the fields of `RandomTokens`, draws the budget of each sample; its `high_tokens` is
     `max_tokens` where not given. `results['token_cap']`, where present, is a further limit.
+
+    With `min_tokens` a picture keeps its size within the limits: UniViTAR's `smart_resize`, whose
+    own limits are 576 and 16384.
 
     `square=True` squashes every picture to the largest square of its budget: the control arm of a
     comparison, which differs in the aspect and in nothing else.
