@@ -18,11 +18,61 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from .attention import Policy
-from .checkpoint import guard_loading, load_weights, register_safe_loader
+from .checkpoint import Statistics, guard_loading, load_weights, register_safe_loader, told_by
 from .packing import PackedPatches, PatchShape, Size, pack_canvas, unpack_canvas
-from .vit import Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
+from .vit import ARCHS, Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
 
 register_safe_loader(CheckpointLoader)
+
+AUTO = 'auto'  # for what a file tells, where None means that there is none
+# What a config may leave out: the file that init_cfg names tells it, and without a file it is this.
+UNTOLD = {'arch': 'base', 'patch_size': 16, 'position': 'learned_1d', 'temporal_position': None}
+
+
+def complete(
+    given: Mapping[str, Any], *, told: Mapping[str, Any] | None = None, pictures: bool = False
+) -> dict[str, Any]:
+    """What the arguments of a backbone leave out of `UNTOLD`, from the file that they start from.
+
+    Also the fields that an `arch` lacks which names no preset. What is stated stays as it is: where
+    the file says otherwise, it is refused when it is loaded. `told` stands for what the file says
+    (`checkpoint.told_by`). A model of `pictures` has the side of a patch as its `patch_size`.
+    """
+    start, arch = given.get('init_cfg') or {}, given.get('arch')
+    file = start.get('checkpoint') if start.get('type') == 'Pretrained' else None
+    left_out = {key for key in UNTOLD if given.get(key, AUTO) in (AUTO, None)}
+    left_out -= {key for key in ('position', 'temporal_position') if given.get(key, AUTO) is None}
+    left_out -= {'temporal_position'} if pictures else set()
+    partial = isinstance(arch, Mapping) and 'preset' not in arch
+    if told is None and file is not None and (left_out or partial):
+        told = told_by(file)
+        if told is None and 'arch' in left_out:
+            refuse_missing(file)
+            raise ValueError(
+                f'{file} does not say which model it fits: convert it by tools/convert_weights.py, '
+                'whose file does, or state arch, patch_size and position'
+            )
+    if told is None:
+        return {key: UNTOLD[key] for key in left_out}
+    found = {key: told[key] for key in left_out}
+    if partial and isinstance(arch, Mapping):
+        found['arch'] = {**told['arch'], **arch}
+    if 'patch_size' in found:
+        shapes = [_short(shape, pictures) for shape in found['patch_size']]
+        found['patch_size'] = shapes[0] if len(shapes) == 1 else shapes
+    return found
+
+
+def _short(shape: Sequence[int], pictures: bool) -> int | tuple[int, ...]:
+    """A patch of a picture as its side; a tubelet's is summed over time for `pictures`."""
+    t, h, w = shape
+    return h if h == w and (t == 1 or pictures) else (t, h, w)
+
+
+def _stated(told: Mapping[str, Any], *, arch: Arch, **others: Any) -> dict[str, Any]:
+    """What was told, as the model has it."""
+    known = {'arch': arch.to_dict(), **others}
+    return {key: value for key, value in known.items() if key in told}
 
 
 class PackedBackbone(BaseModule):
@@ -45,6 +95,8 @@ class PackedBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.is_init: bool
+        self.completed: dict[str, Any] = {}  # arguments that a file told
+        self.statistics: Statistics | None = None  # of the input that the loaded weights know
         self.vit = vit
         guard_loading(self.vit)
         depth = len(self.vit.blocks)
@@ -63,7 +115,9 @@ class PackedBackbone(BaseModule):
         config = dict(self.init_cfg or {})
         if config.pop('type', None) == 'Pretrained':
             refuse_missing(config.get('checkpoint'))
-            print_log(str(load_weights(self.vit, **config)), logger='current')
+            report = load_weights(self.vit, **config)
+            self.statistics = report.statistics
+            print_log(str(report), logger='current')
         elif self.init_cfg:
             raise ValueError(
                 f"init_cfg type must be 'Pretrained' or init_cfg None, got {self.init_cfg}"
@@ -120,16 +174,17 @@ class NaViTBackbone(PackedBackbone):
 
     Pooling and classifier of `arch` are left out: maps need neither, and unused weights would stop
     DDP. `strict`: raise, rather than warn once, when a training batch of several pictures comes
-    without their sizes. `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), or a dict of
-    `vit.Arch`; all else as in `PackedBackbone` and `vit.NaViT`.
+    without their sizes. `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), another of
+    `vit.ARCHS`, or a dict of `vit.Arch`; all else as in `PackedBackbone` and `vit.NaViT`. `arch`,
+    `patch_size` and `position` may be left out where `init_cfg` names a file of ours (`complete`).
     """
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] = 'base',
+        arch: str | Mapping[str, Any] | None = None,
         *,
-        patch_size: int = 16,
-        position: PositionSpec = 'learned_1d',
+        patch_size: int | None = None,
+        position: PositionSpec = AUTO,
         out_indices: int | Sequence[int] = -1,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
@@ -140,12 +195,17 @@ class NaViTBackbone(PackedBackbone):
         strict: bool = False,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
+        given = dict(arch=arch, patch_size=patch_size, position=position, init_cfg=init_cfg)
+        told = complete(given, pictures=True)
+        arch, patch_size = told.get('arch', arch), told.get('patch_size', patch_size)
         if not isinstance(patch_size, int):
             raise ValueError(f'patch_size={patch_size!r} must be a side in pixels, as 16')
+        assert arch is not None, 'an arch that is left out is told, or refused'
+        fields = replace(Arch.of(arch), pooling=None, num_classes=0)
         vit = NaViT(
-            replace(Arch.of(arch), pooling=None, num_classes=0),
+            fields,
             patch_size=patch_size,
-            position=position,
+            position=told.get('position', position),
             drop_path_rate=drop_path_rate,
             window_size=window_size,
             global_attn_indexes=global_attn_indexes,
@@ -156,6 +216,7 @@ class NaViTBackbone(PackedBackbone):
             vit, out_indices=out_indices, frozen_stages=frozen_stages, init_cfg=init_cfg
         )
         self.patch_size, self.strict = patch_size, strict
+        self.completed = told | _stated(told, arch=fields, patch_size=patch_size)
         self._warned = False
 
     def forward(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
@@ -214,11 +275,11 @@ class NaViTClipBackbone(PackedBackbone):
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any] = 'base',
+        arch: str | Mapping[str, Any] | None = None,
         *,
-        patch_size: int | PatchShape | Sequence[int | PatchShape] = 16,
-        position: PositionSpec = 'learned_1d',
-        temporal_position: Mapping[str, Any] | None = None,
+        patch_size: int | PatchShape | Sequence[int | PatchShape] | None = None,
+        position: PositionSpec = AUTO,
+        temporal_position: Mapping[str, Any] | str | None = AUTO,
         time_attention: TimeAttention = 'joint',
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
@@ -226,20 +287,25 @@ class NaViTClipBackbone(PackedBackbone):
         attention: Policy = 'auto',
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        fields = Arch.of(arch)
+        given = dict(arch=arch, patch_size=patch_size, position=position, init_cfg=init_cfg)
+        given['temporal_position'] = temporal_position
+        told = complete(given)
+        whole = given | told
+        fields = replace(Arch.of(whole['arch']), num_classes=0)
         if fields.pooling is None:
             raise ValueError("a backbone of clips needs arch.pooling: 'token', 'mean' or 'map'")
         vit = NaViT(
-            replace(fields, num_classes=0),
-            patch_size=patch_size,
-            position=position,
-            temporal_position=temporal_position,
+            fields,
+            patch_size=whole['patch_size'],
+            position=whole['position'],
+            temporal_position=whole['temporal_position'],
             time_attention=time_attention,
             drop_path_rate=drop_path_rate,
             attention=attention,
             with_cp=with_cp,
         )
         super().__init__(vit, frozen_stages=frozen_stages, init_cfg=init_cfg)
+        self.completed = told | _stated(told, arch=fields)
 
     def forward(self, packs: PackedPatches | Sequence[PackedPatches]) -> NaViTOutput:
         """The tokens of all clips; its `features` are those of the `out_indices`."""

@@ -26,6 +26,7 @@ from .vit import EXTRA, Arch, NaViT, complete_qk_norm
 from .weight_files import (
     UnsafeWeightsError,
     read_checkpoint,
+    read_header,
     read_safetensors,
     register_safe_loader,
 )
@@ -42,6 +43,8 @@ __all__ = [
     'read_weights',
     'register_safe_loader',
     'save_navit',
+    'tensors_of',
+    'told_by',
     'weights_of',
 ]
 
@@ -50,6 +53,9 @@ FORMAT, VERSION = 'navit-backbone', 1
 OPTIONAL, OPTIONAL_FIELDS = ('pool.', 'classifier.'), ('pooling', 'num_classes')
 # A final norm may be left out of a model; where a file lacks it, its share of the model tells.
 UNTOLD = (*OPTIONAL_FIELDS, 'final_norm')
+
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ class LoadReport:
     left_over: tuple[str, ...]
     missing: tuple[str, ...]
     share: float  # of the model's values, optional parts aside
+    statistics: Statistics | None = None  # mean and std of the input that the weights know
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -341,8 +348,14 @@ def _report(
         left_over=(*(k for k in weights.tensors if k not in fits), *weights.left_over),
         missing=tuple(k for k, t in targets.items() if k not in fits and t.numel()),
         share=share,
+        statistics=_statistics(weights),
         notes=notes,
     )
+
+
+def _statistics(weights: NaViTWeights) -> Statistics | None:
+    mean, std = weights.input_mean, weights.input_std
+    return (mean, std) if mean and std else None
 
 
 def _notes(model: NaViT, weights: NaViTWeights) -> tuple[str, ...]:
@@ -359,28 +372,52 @@ def _notes(model: NaViT, weights: NaViTWeights) -> tuple[str, ...]:
 # Our format
 
 
-def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, str]) -> NaViTWeights:
+def told_by(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What a file of ours says of its model, as NaViT's arguments; None of any other file.
+
+    `arch`, `patch_size`, `position` and `temporal_position`; the tensors are not read.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != '.safetensors' or not file.is_file():
+        return None
+    header = read_header(file)
+    if header.get('format') != FORMAT:
+        return None
+    values = _values(file, header)
+    return {key: values[key] for key in ('arch', 'patch_size', 'position', 'temporal_position')}
+
+
+def _values(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a header as values."""
     if int(header.get('version', 0)) > VERSION:
         raise ValueError(
             f'{path} is of version {header["version"]}, this installation reads up to {VERSION}: '
             'update navit-backbone'
         )
     try:
-        values = {k: json.loads(header[k]) for k in ('arch', 'position', 'input_mean', 'input_std')}
+        values = {
+            key: json.loads(header[key])
+            for key in ('arch', 'patch_size', 'position', 'input_mean', 'input_std')
+        }
+        values['temporal_position'] = json.loads(header.get('temporal_position', 'null'))
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f'{path}: its header is damaged ({error}): convert it again') from error
-    prefix = header.get('prefix', '')
+    if unknown := set(values['arch']) - {item.name for item in fields(Arch)}:
+        raise ValueError(f'{path}: its header names {sorted(unknown)}, unknown here')
+    return values | {'position': as_given(values['position'])}
+
+
+def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, str]) -> NaViTWeights:
+    values, prefix = _values(path, header), header.get('prefix', '')
     own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
     own.pop(EXTRA, None)
     refuse_nan(own, str(path))
-    if unknown := set(values['arch']) - {item.name for item in fields(Arch)}:
-        raise ValueError(f'{path}: its header names {sorted(unknown)}, unknown here')
     mean, std = (tuple(values[k]) if values[k] else None for k in ('input_mean', 'input_std'))
     return NaViTWeights(
         tensors=own,
         arch=values['arch'],
-        position=as_given(values['position']),
-        temporal_position=json.loads(header.get('temporal_position', 'null')),
+        position=values['position'],
+        temporal_position=values['temporal_position'],
         input_mean=mean,
         input_std=std,
         family=header.get('family', 'navit'),

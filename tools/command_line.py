@@ -18,12 +18,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
 from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
+from navit_backbone.tasks.common.pretrained import fill_from_file, fill_from_state
 from navit_backbone.tasks.common.wording import few
 
 # What a constructor says to an argument that it does not know, or that it lacks.
@@ -148,6 +150,8 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
         for change in follow_length(cfg, length):
             print(f'note: {change}, to follow max_epochs', file=sys.stderr)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if isinstance(cfg.get('model'), ConfigDict):
+        fill_from_file(cfg.model)
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(hook['type'] == LoadedWeightsHook.__name__ for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=LoadedWeightsHook.__name__)]
@@ -254,8 +258,10 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def without_pretraining(cfg: Config) -> None:
-    """Leave out the file that training starts from: a checkpoint holds all weights."""
+def without_pretraining(cfg: Config, checkpoint: Path) -> None:
+    """Leave out the file that training starts from: a checkpoint holds all that it tells."""
+    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    fill_from_state(cfg.model, content.get('state_dict', content))
     backbone = cfg.model.get('backbone')
     if isinstance(backbone, ConfigDict):
         backbone.init_cfg = None

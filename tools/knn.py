@@ -86,7 +86,7 @@ def model_of(cfg: Config, args: argparse.Namespace) -> Any:
         return model.to(args.device).eval()
     if not args.checkpoint.is_file():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
-    without_pretraining(cfg)
+    without_pretraining(cfg, args.checkpoint)
     content = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
     model = load_model(cfg.model, content, args.checkpoint, cfg.model.head.num_classes)
     return model.to(args.device).eval()

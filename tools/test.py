@@ -68,7 +68,7 @@ def test(args: argparse.Namespace) -> None:
     cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
     cfg.load_from, cfg.resume = str(args.checkpoint), False
     follow_classes(cfg, ('test',))
-    without_pretraining(cfg)
+    without_pretraining(cfg, args.checkpoint)
     if args.show_dir is not None:
         show(cfg, args.show_dir)
     if args.tta:

@@ -18,6 +18,7 @@ from .classes import class_names, classes_in, set_num_classes
 from .loaded_weights import check_fit
 from .palette import palette
 from .picture_sizes import PICTURE_SUFFIXES
+from .pretrained import fill_from_state
 from .published import palette_in
 
 
@@ -87,9 +88,10 @@ def load_model(
     model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
 ) -> nn.Module:
     """The model with the weights of a checkpoint's `content`; raise where they do not fit."""
+    state = content.get('state_dict', content)
+    fill_from_state(model_cfg, state)
     set_num_classes(model_cfg, num_classes)
     model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
-    state = content.get('state_dict', content)
     check_fit(model, state, checkpoint)
     model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
     return model
