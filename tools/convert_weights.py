@@ -1,10 +1,15 @@
 """Convert weights of a plain ViT into a NaViT file that knows what it is.
 
     python tools/convert_weights.py SOURCE OUT.safetensors [--family auto]
+    python tools/convert_weights.py SOURCE [OUT.safetensors] --check-images DIR [--tokens 64,196]
 
 SOURCE is a .safetensors, .pth or .pt file of timm's ViT family (DeiT, AugReg, MAE). Nothing in it
 is run. OUT has the architecture, the patch size, the rule by which positions are interpolated and
 the statistics of the input in its header.
+
+--check-images: what the converted weights make of the pictures in DIR/CLASS, untrained, at each
+number of tokens: native, squashed, padded and cropped to a square. A table, all figures and a plot
+go into a folder beside OUT. Without OUT, SOURCE is a file that was converted before.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('source', type=Path)
-    parser.add_argument('out', type=Path, help='ends in .safetensors')
+    parser.add_argument('out', type=Path, nargs='?', help='ends in .safetensors')
     parser.add_argument(
         '--family',
         choices=['auto', *FAMILIES],
@@ -35,7 +40,34 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--prefix', help='which model, where SOURCE holds several')
     parser.add_argument('--num-heads', type=int, help='where the width does not tell it')
     parser.add_argument('--overwrite', action='store_true', help='where OUT exists')
-    return parser.parse_args()
+    parser.add_argument('--check-images', type=Path, metavar='DIR', help='pictures of classes')
+    parser.add_argument('--tokens', help='budgets to show them at (64,100,...,576)')
+    parser.add_argument('--classes', help='FOLDER=NUMBER of each class (ants=310,bees=309)')
+    parser.add_argument(
+        '--report', type=Path, help='folder of the report (OUT without suffix + _images)'
+    )
+    args = parser.parse_args()
+    if args.check_images is None and (args.tokens or args.classes or args.report):
+        parser.error('--tokens, --classes and --report go with --check-images')
+    if args.check_images is None and args.out is None:
+        parser.error('OUT is missing: give a name that ends in .safetensors')
+    return args
+
+
+def work(args: argparse.Namespace) -> None:
+    """Convert, and check by pictures where that is asked for; wrong ones are told beforehand."""
+    if args.check_images is None:
+        return convert(args)
+    from navit_backbone.tools import check_images as images
+
+    check = images.Check.of(
+        args.check_images,
+        tokens=args.tokens or images.TOKENS,
+        classes=args.classes or images.CLASSES,
+    )
+    if args.out is not None:
+        convert(args)
+    check.run(args.out or args.source, args.report)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -74,7 +106,7 @@ def shared(arch: Arch, other: Arch) -> int:
 def main() -> None:
     """Run; a user's mistake ends with a sentence, not a traceback."""
     args = parse_args()
-    run(lambda: convert(args))
+    run(lambda: work(args))
 
 
 if __name__ == '__main__':
