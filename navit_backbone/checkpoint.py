@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .conversion import NaViTWeights, as_given, convert, find_tensors, refuse_nan, summary
 from .families import FAMILIES
-from .inflation import TABLE, Inflation, fit_patches
+from .inflation import TABLE, Inflation, PatchResize, fit_patches
 from .position import complete_rotary, describe_position
 from .sealed import write_sealed
 from .vit import EXTRA, Arch, NaViT, complete_qk_norm
@@ -91,18 +91,20 @@ def load_weights(
     family: str = 'auto',
     prefix: str | None = None,
     inflation: Inflation = 'central',
+    patch_resize: PatchResize | None = None,
 ) -> LoadReport:
     """Load weights of any known family, or of our format, into `model`; raise where they disagree.
 
     `min_share` of the model's values must be there, optional pooling and classifier aside.
     Weights of pictures go into a model of clips by `inflation`, those of clips into one of
-    pictures exactly (`inflation.fit_patches`).
+    pictures exactly (`inflation.fit_patches`). `patch_resize='flexivit'` resamples the kernels of
+    patches of another height and width than the model's.
     """
     if isinstance(checkpoint, NaViTWeights):
         weights, name = checkpoint, 'these weights'
     else:
         weights, name = read_weights(checkpoint, family=family, prefix=prefix), str(checkpoint)
-    weights = fit_patches(weights, model, inflation)
+    weights = fit_patches(weights, model, inflation, patch_resize)
     report = _check(model, weights, name, min_share)
     targets = model.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -273,7 +275,8 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
         there = ' and '.join(str(shape) for shape in weights.patch_shapes)
         wrong.append(
             f'the file has patches of (t, h, w) = {there}, the model {shapes}: set patch_size; '
-            'patches of pictures start tubelets of any length, as high and wide as they are'
+            'patches of pictures start tubelets of any length, as high and wide as they are; '
+            "patch_resize='flexivit' in init_cfg makes them higher and wider too"
         )
     elif weights.position is not None:
         here, rule = describe_position(model.position), weights.position

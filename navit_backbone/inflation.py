@@ -1,4 +1,4 @@
-"""Patch embeddings of pictures for clips, and those of clips for pictures."""
+"""Patch embeddings of one shape for models of another: in time, and in space."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import torch
 from torch import Tensor
 
 from .conversion import NaViTWeights
-from .packing import PatchShape
+from .packing import PatchShape, Size
+from .position import interpolation_rows
 from .vit import NaViT, shape_name
 
 Inflation = Literal['central', 'mean']
+PatchResize = Literal['flexivit']
 TABLE = 'temporal_position.t'  # the one of a model for clips
 
 
 def fit_patches(
-    weights: NaViTWeights, model: NaViT, inflation: Inflation = 'central'
+    weights: NaViTWeights,
+    model: NaViT,
+    inflation: Inflation = 'central',
+    patch_resize: PatchResize | None = None,
 ) -> NaViTWeights:
     """The weights with patches of the model's length in time, where theirs differ in that alone.
+
+    With `patch_resize` they may differ in height and width too: `resampled` brings them to the
+    model's first. Nothing else of the weights changes, the grid of their positions neither.
 
     From pictures to tubelets: `inflation` 'central' lets the frame in the middle see what the
     picture saw and the others nothing (ViViT, section 3.4), 'mean' shares it out evenly. A clip of
@@ -30,6 +38,10 @@ def fit_patches(
     """
     if inflation not in get_args(Inflation):
         raise ValueError(f'inflation={inflation!r} is not one of {get_args(Inflation)}')
+    if patch_resize not in (None, *get_args(PatchResize)):
+        raise ValueError(f'patch_resize={patch_resize!r} is not one of {get_args(PatchResize)}')
+    if patch_resize is not None:
+        weights = _of_sides(weights, {(h, w) for _, h, w in model.patch_shapes})
     here, there = sorted(model.patch_shapes), weights.patch_shapes
     if here == there or not here or {shape[1:] for shape in here} != {shape[1:] for shape in there}:
         return weights
@@ -38,6 +50,41 @@ def fit_patches(
     if [shape[0] for shape in here] == [1] and len(there) == 1:
         return _deflated(weights, here[0])
     return weights
+
+
+def resampled(kernel: Tensor, shape: PatchShape, size: Size) -> Tensor:
+    """A kernel [D, C * t * h * w] for patches of `shape` as one for patches of `size`.
+
+    FlexiViT's PI-resize (arXiv 2212.08013, section 3.4). With B the matrix that resizes a patch
+    bilinearly it is pinv(B^T) times the kernel: what gives a resized patch the token that the
+    kernel gives the patch. Exactly so where no side shrinks; else it is the least squares' choice
+    for patches of white noise. B is separable, so its inverse is one matrix a side.
+    """
+    t, h, w = shape
+    y, x = (
+        torch.linalg.pinv(interpolation_rows(side, new, 'bilinear', antialias=True).T)
+        for side, new in zip((h, w), size, strict=True)
+    )
+    frames = kernel.unflatten(1, (-1, t, h, w)).double()
+    out = torch.einsum('yh,dcthw,xw->dctyx', y, frames, x)
+    return out.flatten(1).to(kernel.dtype)
+
+
+def _of_sides(weights: NaViTWeights, sizes: set[Size]) -> NaViTWeights:
+    """The weights with all kernels resampled to the one size of the model's patches."""
+    embeds, others = _embeddings(weights)
+    shapes = weights.patch_shapes
+    if len(sizes) != 1 or len({shape[1:] for shape in shapes}) != 1 or shapes[0][1:] in sizes:
+        return weights  # what does not fit is told on loading
+    (size,) = sizes
+    for t, h, w in shapes:
+        old, new = (f'patch_embed.{shape_name((t, *sides))}' for sides in ((h, w), size))
+        others[f'{new}.weight'] = resampled(embeds[f'{old}.weight'], (t, h, w), size)
+        if f'{old}.bias' in embeds:
+            others[f'{new}.bias'] = embeds[f'{old}.bias']
+    names = ' and '.join(map(shape_name, shapes))
+    note = f'the patch embedding of {names} was resampled to {shape_name(size)} pixels (FlexiViT)'
+    return replace(weights, tensors=others, notes=(*weights.notes, note))
 
 
 def _inflated(

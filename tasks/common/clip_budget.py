@@ -48,13 +48,13 @@ class ClipToTokenBudget(BaseTransform):
     `min_cells`, there are fewer frames; and more than `max_cells` a frame never has. Fewer
     'uniform' frames still span the clip, others span less of it.
 
-    With `min_tokens` clips keep their size, and only those of fewer tokens or more than `max_tokens`
-    are scaled: UniViTAR's `smart_resize`, where the time steps of a clip share both limits (its
-    code has 576 and 16384). With `native`, the same without the lower limit, a clip is scaled up
-    only as far as its short side lacks a cell. `random`, the fields of `RandomTokens`, draws the budget of
-    each clip; `drop`, the fields of `TokenDropping`, the share of its tokens that is dropped.
-    `square=True` squashes it to squares, the control arm of a comparison. A picture is a clip of
-    one frame and needs no other transform.
+    With `min_tokens` clips keep their size, and only those of fewer tokens, or of more than
+    `max_tokens`, are scaled: UniViTAR's `smart_resize`, where the time steps of a clip share both
+    limits (its code has 576 and 16384). With `native`, the same without the lower limit, a clip is
+    scaled up only as far as its short side lacks a cell. `random`, the fields of `RandomTokens`,
+    draws the budget of each clip; `drop`, the fields of `TokenDropping`, the share of its tokens
+    that is dropped. `square=True` squashes it to squares, the control arm of a comparison. A
+    picture is a clip of one frame and needs no other transform.
 
     Draws come from `sample_seed`; with `test_mode` frames are spread evenly. `num_clips` views are
     taken in time, and with `crops=3` three squares of the short side along the long one of each;

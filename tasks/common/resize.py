@@ -40,8 +40,8 @@ def token_budget_size(
     With `min_tokens`: the native size, each side rounded to whole patches; only where that has more
     than `max_tokens` or fewer than `min_tokens` it is scaled, rounding down or up. This is
     `smart_resize` of UniViTAR to the patch: so a picture with a side of less than a patch is first
-    scaled up until that has one. Only where it leaves a slim picture without a patch on a side, or with more
-    than `max_tokens`, the largest grid within the budget is taken instead.
+    scaled up until that has one. Only where it leaves a slim picture without a patch on a side, or
+    with more than `max_tokens`, the largest grid within the budget is taken instead.
 
     Both limits are of all `steps` of a clip, each of which has this grid.
     """
