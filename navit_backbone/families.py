@@ -17,6 +17,7 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 Form = Literal['same', 'kernel', 'clip_kernel', 'channels_last', 'row', 'masked']
 Covered = Literal['all', 'class', 'none']
+Written = Literal['any', 'plain', 'gated', 'never']
 
 # Widths whose number of heads is the same in nearly all public ViTs; no tensor tells it.
 HEADS = {
@@ -42,6 +43,7 @@ class Rule:
     optional: tuple[str, ...] = ()  # of theirs, what counts as zeros where it is absent
     beside: str = ''  # a tensor that must be there
     without: str = ''  # a tensor that must not be there
+    written: Written = 'any'  # with which MLPs it holds on the way back; 'never' is only read
 
 
 def rule(theirs: str | tuple[str, ...], ours: str | tuple[str, ...], **options: Any) -> Rule:
@@ -244,16 +246,18 @@ _HF_DINOV2: dict[str, Any] = {
         rule('encoder.layer.{i}.norm2.{p}', 'blocks.{i}.norm2.{p}'),
         rule('encoder.layer.{i}.layer_scale1.lambda1', 'blocks.{i}.ls1.gamma'),
         rule('encoder.layer.{i}.layer_scale2.lambda1', 'blocks.{i}.ls2.gamma'),
-        rule('encoder.layer.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc1.{p}'),
-        rule('encoder.layer.{i}.mlp.fc2.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('encoder.layer.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc1.{p}', written='plain'),
+        rule('encoder.layer.{i}.mlp.fc2.{p}', 'blocks.{i}.mlp.fc2.{p}', written='plain'),
         rule(
             'encoder.layer.{i}.mlp.weights_in.{p}',
             ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}'),
+            written='gated',
         ),
-        rule('encoder.layer.{i}.mlp.weights_out.{p}', 'blocks.{i}.mlp.fc2.{p}'),
-        rule('encoder.layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}'),
-        rule('encoder.layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc3.{p}'),
-        rule('encoder.layer.{i}.mlp.down_proj.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('encoder.layer.{i}.mlp.weights_out.{p}', 'blocks.{i}.mlp.fc2.{p}', written='gated'),
+        # the names in memory
+        rule('encoder.layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}', written='never'),
+        rule('encoder.layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc3.{p}', written='never'),
+        rule('encoder.layer.{i}.mlp.down_proj.{p}', 'blocks.{i}.mlp.fc2.{p}', written='never'),
         rule('layernorm.{p}', 'norm.{p}'),
     ),
     'arch': {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
@@ -452,9 +456,19 @@ FAMILIES = {
             rule('layer.{i}.norm2.{p}', 'blocks.{i}.norm2.{p}'),
             rule('layer.{i}.layer_scale1.lambda1', 'blocks.{i}.ls1.gamma'),
             rule('layer.{i}.layer_scale2.lambda1', 'blocks.{i}.ls2.gamma'),
-            rule('layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}'),
-            rule('layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc3.{p}', beside=_GATE),
-            rule('layer.{i}.mlp.up_proj.{p}', 'blocks.{i}.mlp.fc1.{p}', without=_GATE),
+            rule('layer.{i}.mlp.gate_proj.{p}', 'blocks.{i}.mlp.fc1.{p}', written='gated'),
+            rule(
+                'layer.{i}.mlp.up_proj.{p}',
+                'blocks.{i}.mlp.fc3.{p}',
+                beside=_GATE,
+                written='gated',
+            ),
+            rule(
+                'layer.{i}.mlp.up_proj.{p}',
+                'blocks.{i}.mlp.fc1.{p}',
+                without=_GATE,
+                written='plain',
+            ),
             rule('layer.{i}.mlp.down_proj.{p}', 'blocks.{i}.mlp.fc2.{p}'),
             rule('norm.{p}', 'norm.{p}'),
         ),
