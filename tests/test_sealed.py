@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from weights import navit
 
 from navit_backbone.checkpoint import load_weights, save_navit, weights_of
@@ -72,12 +72,43 @@ def test_files_without_a_digest_pass(file):
 
 
 def test_a_write_that_fails_leaves_what_was_there(file):
+    def stop(what, done, total):
+        if what == 'writing' and done > 20:
+            raise OSError('no space left')
+
     before = file.read_bytes()
-    shared = torch.zeros(4)
-    with pytest.raises(RuntimeError):  # safetensors refuses tensors of one memory
-        write_sealed(file, {'a': shared, 'b': shared}, HEADER)
+    with pytest.raises(OSError, match='no space left'):
+        write_sealed(file, TENSORS, {}, progress=stop)
+    with pytest.raises(ValueError, match='b is of torch.complex64: files hold F64'):
+        write_sealed(file, TENSORS | {'b': torch.zeros(2, dtype=torch.complex64)}, HEADER)
     assert file.read_bytes() == before
     assert len(list(file.parent.iterdir())) == 1
+
+
+def test_every_type_and_layout_is_read_by_the_package(tmp_path):
+    torch.manual_seed(0)
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+    kinds += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
+    tensors = {f'{kind}': torch.randint(0, 100, (3, 5)).to(kind) for kind in kinds}
+    tensors |= {'turned': torch.randn(5, 3).t(), 'odd': torch.ones(3, dtype=torch.int8)}
+    tensors |= {'ä "quoted"': torch.randn(2), 'once': torch.ones(4)}
+    tensors['again'] = tensors['once']  # one memory under two names
+    path = write_sealed(tmp_path / 'w.safetensors', tensors, HEADER | {'words': 'ä\n"'})
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    assert read_header(path)['words'] == 'ä\n"'
+    assert int.from_bytes(path.read_bytes()[:8], 'little') % 8 == 0
+
+
+def test_progress_tells_bytes_up_to_all_of_them(tmp_path):
+    said = []
+    write_sealed(tmp_path / 'w.safetensors', TENSORS, {}, progress=lambda *word: said.append(word))
+    assert [what for what, _, _ in said] == ['checksum'] * 4 + ['writing'] * 4
+    size = sum(tensor.nbytes for tensor in TENSORS.values())
+    assert all(total == size for _, _, total in said)
+    assert [done for _, done, _ in said[:4]] == sorted(done for _, done, _ in said[:4])
+    assert said[3][1] == said[7][1] == size
 
 
 def test_weights_of_a_backbone_are_sealed(tmp_path):
