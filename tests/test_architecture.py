@@ -16,6 +16,10 @@ LIBRARY += [
     'conversion',
     'inflation',
     'checkpoint',
+    'given_back',
+    'plans',
+    'homes',
+    'outbound',
     'backbone',
 ]
 FLOORS = [*LIBRARY, 'tasks.common', 'tasks', 'tools', 'tests']

@@ -1,11 +1,15 @@
 """Convert weights of a plain ViT into a NaViT file that knows what it is.
 
     python tools/convert_weights.py SOURCE OUT.safetensors [--family auto]
+    python tools/convert_weights.py SOURCE OUT --to timm|hf
     python tools/convert_weights.py SOURCE [OUT.safetensors] --check-images DIR [--tokens 64,196]
 
 SOURCE is a .safetensors, .pth or .pt file of timm's ViT family (DeiT, AugReg, MAE). Nothing in it
 is run. OUT has the architecture, the patch size, the rule by which positions are interpolated and
 the statistics of the input in its header.
+
+--to: the other way, of a file of ours or a trained checkpoint: OUT.safetensors under timm's names,
+or a folder OUT that transformers.AutoModel loads. What no model there computes is refused.
 
 --check-images: what the converted weights make of the pictures in DIR/CLASS, untrained, at each
 number of tokens: native, squashed, padded and cropped to a square. A table, all figures and a plot
@@ -20,6 +24,7 @@ from pathlib import Path
 from navit_backbone.checkpoint import OPTIONAL_FIELDS, read_weights, save_navit
 from navit_backbone.conversion import NaViTWeights
 from navit_backbone.families import FAMILIES
+from navit_backbone.outbound import write_for
 from navit_backbone.tools.command_line import run
 from navit_backbone.vit import ARCHS, Arch
 
@@ -40,6 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--prefix', help='which model, where SOURCE holds several')
     parser.add_argument('--num-heads', type=int, help='where the width does not tell it')
     parser.add_argument('--overwrite', action='store_true', help='where OUT exists')
+    parser.add_argument('--to', choices=['timm', 'hf'], help='whose model OUT is for (ours)')
     parser.add_argument('--check-images', type=Path, metavar='DIR', help='pictures of classes')
     parser.add_argument('--tokens', help='budgets to show them at (64,100,...,576)')
     parser.add_argument('--classes', help='FOLDER=NUMBER of each class (ants=310,bees=309)')
@@ -49,6 +55,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.check_images is None and (args.tokens or args.classes or args.report):
         parser.error('--tokens, --classes and --report go with --check-images')
+    if args.check_images is not None and args.to:
+        parser.error('--check-images shows what our own file does: leave out --to')
     if args.check_images is None and args.out is None:
         parser.error('OUT is missing: give a name that ends in .safetensors')
     return args
@@ -74,9 +82,14 @@ def convert(args: argparse.Namespace) -> None:
     """Read, check, write, and say what became of every tensor."""
     if args.out.exists() and args.out.samefile(args.source):
         raise ValueError(f'{args.out} is the source itself: give another name')
+    if args.out.resolve() in Path(args.source).resolve().parents:
+        raise ValueError(f'{args.out} holds the source: give another name')
     weights = read_weights(
         args.source, family=args.family, prefix=args.prefix, num_heads=args.num_heads
     )
+    if args.to:
+        print(write_for(args.to, args.out, weights, overwrite=args.overwrite))
+        return
     report = save_navit(args.out, weights, overwrite=args.overwrite)
     print(report)
     print(f'  input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
