@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted((ROOT / 'detection').glob('*.py'))
 BACKBONES = sorted((ROOT / '_base_').glob('navit-*.py'))
 WIDTHS = dict(ti=192, s=384, b=768, l=1024)
+UNIVITAR = {'univitar-0.3b': 1024, 'univitar-0.6b': 1280, 'univitar-1b': 1920}
 HEADS = ['faster-rcnn', 'mask-rcnn', 'cascade-mask-rcnn', 'retinanet', 'fcos', 'dino']
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 
@@ -77,6 +78,7 @@ def make(tmp_path):
 def test_every_head_has_every_size():
     wanted = {(head, size, 'coco') for head in HEADS for size in WIDTHS}
     wanted |= {('mask-rcnn', size, 'lvis-v1') for size in WIDTHS}
+    wanted |= {('mask-rcnn', size, 'coco') for size in UNIVITAR}
     parts = [path.stem.split('_') for path in CONFIGS]
     found = {(part[0], part[1].removeprefix('navit-'), part[-1]) for part in parts}
     assert wanted <= found
@@ -152,13 +154,15 @@ def test_pictures_without_boxes_train_too(head, share, make):
 def test_the_model_as_it_is_written(path):
     """At its real widths, on no device: the parts fit, the name is right, no norm sees padding."""
     cfg = Config.fromfile(path)
-    width = WIDTHS[path.stem.split('navit-')[1].split('_')[0]]
+    name = path.stem.split('_')[1]
+    width = {**{f'navit-{size}': width for size, width in WIDTHS.items()}, **UNIVITAR}[name]
     assert cfg.model.neck.in_channels == width
     cfg.model.backbone.arch.num_layers = 2
     init_default_scope('mmdet')
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert model.backbone.vit.arch.embed_dims == width
+    assert cfg.model.neck.get('in_stride', 16) == model.backbone.patch_size
     norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
     assert not [name for name, module in model.named_modules() if isinstance(module, norms)]
 
@@ -186,8 +190,10 @@ def test_pipelines_suit_stock_tools_and_native_sizes(path):
 
 def check_tokens(cfg, pipeline):
     """One transform decides sizes; any picture of its budget, a strip too, has a position."""
-    (limit,) = [transform.max_tokens for transform in pipeline if 'max_tokens' in transform]
-    position = cfg.model.backbone.get('position', {})
+    (planner,) = [transform for transform in pipeline if 'max_tokens' in transform]
+    assert planner.get('patch_size', 16) == cfg.model.backbone.get('patch_size', 16)
+    limit = planner.max_tokens
+    position = cfg.model.backbone.get('position') or {}
     assert position.get('max_size', limit) >= limit
     batches = cfg.train_dataloader.get('batch_sampler', {})
     assert batches.get('max_tokens', limit) >= limit

@@ -21,6 +21,7 @@ STOCK = ROOT / 'segmentation/upernet_vit-ti_20e_clothing_crops.py'  # mmseg's ow
 OF_STOCK = STOCK.with_name('upernet_navit-ti_20e_clothing_crops.py')
 CONFIGS = sorted(set((ROOT / 'segmentation').glob('*.py')) - {STOCK})
 WIDTHS = dict(s=384, b=768, l=1024)
+UNIVITAR = ('univitar-0.3b', 'univitar-0.6b', 'univitar-1b')
 HEADS = ('linear', 'segmenter', 'upernet', 'mask2former')
 NARROWER = dict(
     channels=24,
@@ -121,6 +122,7 @@ def make(tmp_path):
 def test_every_head_has_every_size():
     wanted = {(head, size, 'ade20k') for head in HEADS for size in WIDTHS}
     wanted |= {(head, size, 'cityscapes') for head in ('linear', 'upernet') for size in WIDTHS}
+    wanted |= {('linear', size, 'ade20k') for size in UNIVITAR}
     parts = [path.stem.split('_') for path in CONFIGS]
     found = {(part[0], part[1].removeprefix('navit-'), part[-1]) for part in parts}
     assert wanted <= found

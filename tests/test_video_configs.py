@@ -40,6 +40,8 @@ def tiny(cfg):
         for transform in loader.dataset.pipeline:
             if 'max_tokens' in transform:
                 transform.max_tokens = 48
+            if 'min_tokens' in transform:
+                transform.min_tokens = 16
             if 'random' in transform:
                 transform.random.low_tokens = 24
     cfg.train_dataloader.batch_sampler.max_tokens = 144
@@ -139,6 +141,8 @@ def test_every_size_is_there():
     names = {path.stem for path in CONFIGS}
     for size in 'sbl':
         assert {f'cls_navit-{size}_30e_kinetics400', f'cls_navit-{size}_40e_sthv2'} <= names
+    for size in ('0.3b', '0.6b', '1b'):
+        assert f'cls_univitar-{size}_30e_kinetics400' in names
 
 
 @pytest.mark.parametrize('name', ['cls_navit-ti_10e_fight', 'cls_navit-ti_20e_hymenoptera'])

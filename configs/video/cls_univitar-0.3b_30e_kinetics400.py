@@ -1,0 +1,114 @@
+"""UniViTAR-0.3B on its own tubelets of 2 x 14 x 14, Kinetics-400: 16 frames, every fourth, at their
+own size within 576 to 4096 tokens a clip, which is UniViTAR's own rule.
+
+Whole frames at their own shape; at evaluation 4 clips of each video. UniViTAR sees no order of
+tubelets: a temporal position, zero at the start, gives it one.
+
+Cost and accuracy: not measured yet.
+
+NAVIT_DATA is the folder that holds `kinetics400/` and `weights/` (unset: data). The weights are
+pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted:
+python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.3b.safetensors
+python tools/train.py configs/video/cls_univitar-0.3b_30e_kinetics400.py --amp
+"""
+
+_base_ = [
+    '../_base_/runtime_video.py',
+    '../_base_/univitar-0.3b.py',
+    '../_base_/clip_folder.py',
+]
+
+max_epochs = 30
+patch_size = (2, 14, 14)
+model = dict(
+    type='VideoClassifier',
+    data_preprocessor=dict(
+        type='NaViTClipDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+    ),
+    backbone=dict(
+        type='NaViTClipBackbone',
+        arch=dict(pooling='mean'),
+        patch_size=patch_size,
+        temporal_position=dict(max_size=64),
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{$NAVIT_DATA:data}}/weights/univitar-0.3b.safetensors',
+        ),
+    ),
+    head=dict(type='NaViTClipHead', num_classes=400, label_smoothing=0.1),
+)
+
+budget = dict(
+    type='ClipToTokenBudget',
+    min_tokens=576,
+    max_tokens=4096,
+    patch_size=patch_size,
+    sampling=dict(kind='strided', num_frames=16, interval=4),
+)
+train_pipeline = [
+    dict(type='LoadClip'),
+    budget,
+    dict(type='LoadFrames'),
+    dict(type='ClipFlip', prob=0.5),
+    dict(type='ClipRandAugment', num_ops=2, magnitude=7.0),
+    dict(type='ClipErasing', prob=0.25),
+    dict(type='PackClipInputs'),
+]
+test_pipeline = [
+    dict(type='LoadClip'),
+    dict(test_mode=True, num_clips=4, **budget),
+    dict(type='LoadFrames'),
+    dict(type='PackClipInputs'),
+]
+
+data_root = '{{$NAVIT_DATA:data}}/kinetics400/'
+collate_fn = dict(patch_size=patch_size)
+# 27,648 tokens a device are 8 clips of 256 x 340 pixels; so 8 devices take 64 clips a step
+train_dataloader = dict(
+    batch_size=16,  # at most
+    batch_sampler=dict(type='TokenBudgetBatchSampler', max_tokens=27648, steps_per_epoch=3760),
+    dataset=dict(
+        data_root=data_root,
+        ann_file='kinetics400_train_list_videos.txt',
+        data_prefix=dict(clips='videos_train'),
+        pipeline=train_pipeline,
+    ),
+    collate_fn=dict(mixing=dict(mixup=0.8, cutmix=1.0), **collate_fn),
+)
+val_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        ann_file='kinetics400_val_list_videos.txt',
+        data_prefix=dict(clips='videos_val'),
+        pipeline=test_pipeline,
+    ),
+    collate_fn=collate_fn,
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1, 5))
+test_evaluator = val_evaluator
+
+train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=1)
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
+    constructor='LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=0.75),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=7520),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=1e-6,
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(base_batch_size=64)

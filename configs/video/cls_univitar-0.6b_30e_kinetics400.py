@@ -1,0 +1,19 @@
+"""UniViTAR-0.6B, Kinetics-400. Cost and accuracy: not measured yet.
+
+What is not the size's stands in cls_univitar-0.3b_30e_kinetics400.py.
+
+NAVIT_DATA is the folder that holds `kinetics400/` and `weights/` (unset: data). The weights are
+pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.6B, converted:
+python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.6b.safetensors
+python tools/train.py configs/video/cls_univitar-0.6b_30e_kinetics400.py --amp
+"""
+
+_base_ = './cls_univitar-0.3b_30e_kinetics400.py'
+
+model = dict(
+    backbone=dict(
+        arch=dict(preset='univitar_0.6b'),
+        with_cp=True,
+        init_cfg=dict(checkpoint='{{$NAVIT_DATA:data}}/weights/univitar-0.6b.safetensors'),
+    ),
+)
