@@ -123,8 +123,8 @@ def _unfold_prefix(
     if (prefix := own.pop('prefix', None)) is not None:
         registers = weights.arch.get('registers', 0)
         tokens = prefix[: len(prefix) - registers]
-        for key, token in zip(spec.tokens, tokens.split(1), strict=False):
-            given[key] = token[0] if embedding else token[None]
+        for key, token in zip(spec.tokens, tokens, strict=False):
+            given[key] = token if embedding else token[None, None]
         if registers:
             given[spec.registers] = prefix[-registers:][None]
     if not spec.position or 'position.table' not in own:

@@ -111,14 +111,15 @@ def find_home(target: Target, plan: Plan) -> Home:
     for home in HOMES[target]:
         if not wrong[home.model]:
             return home
-    nearest = min(wrong, key=lambda model: len(wrong[model]))
+    fewest = min(map(len, wrong.values()))
+    lines = [f'{m}: {line}' for m, found in wrong.items() for line in found if len(found) == fewest]
     other: Target = 'hf' if target == 'timm' else 'timm'
     elsewhere = [home.model for home in HOMES[other] if not differences(home, plan)]
     way_out = f'write it for {elsewhere[0]} (--to {other}), or ' if elsewhere else ''
     raise ValueError(
-        f'no model of {NAMES[target]} computes what these weights do; the nearest, {nearest}, '
-        'differs:\n  ' + '\n  '.join(wrong[nearest]) + f'\n{way_out}keep our own format, which '
-        'every task here reads (leave out --to)'
+        f'no model of {NAMES[target]} computes what these weights do; what comes nearest differs:'
+        '\n  ' + '\n  '.join(lines) + f'\n{way_out}keep our own format, which every task here '
+        'reads (leave out --to)'
     )
 
 
