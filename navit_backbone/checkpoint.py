@@ -10,18 +10,18 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .conversion import NaViTWeights, as_given, convert, find_tensors, refuse_nan, summary
+from .conversion import NaViTWeights, as_given, convert, refuse_nan, summary
 from .families import FAMILIES
 from .inflation import TABLE, Inflation, PatchResize, fit_patches
 from .position import complete_rotary, describe_position
-from .sealed import write_sealed
+from .sealed import Progress, unseen, write_sealed
 from .vit import EXTRA, Arch, NaViT, complete_qk_norm
 from .weight_files import (
     UnsafeWeightsError,
@@ -30,12 +30,14 @@ from .weight_files import (
     read_safetensors,
     register_safe_loader,
 )
+from .weight_sources import find_source
 
 __all__ = [
     'LoadReport',
     'NaViTWeights',
     'UnsafeWeightsError',
     'build',
+    'check_target',
     'guard_loading',
     'header_of',
     'load_weights',
@@ -119,17 +121,32 @@ def read_weights(
     family: str = 'auto',
     prefix: str | None = None,
     num_heads: int | None = None,
+    progress: Progress = unseen,
 ) -> NaViTWeights:
-    """The weights of a file under NaViT's names. `prefix` picks one of several models inside."""
-    path = Path(source).expanduser()
+    """The weights of a source under NaViT's names: a file, a folder or hf://owner/name[@revision].
+
+    `prefix` picks one of several models inside.
+    """
     if family != 'auto' and family not in FAMILIES:
         raise ValueError(f'family={family!r} is not one of {["auto", *FAMILIES]}')
-    if path.suffix == '.safetensors' and path.is_file():
+    found = find_source(source)
+    (path, *more), own = found.files, {}
+    if path.suffix == '.safetensors' and path.is_file() and not more:
+        own = read_header(path)
+    if own.get('format') == FORMAT:
         tensors, header = read_safetensors(path)
-        if header.get('format') == FORMAT:
-            return _from_header(path, tensors, header)
-    tensors = find_tensors(read_checkpoint(path), str(path))
-    return convert(tensors, name=str(path), family=family, prefix=prefix, num_heads=num_heads)
+        return _from_header(path, tensors, header)
+    tensors, beside = found.read(progress)
+    weights = convert(
+        tensors,
+        name=found.name,
+        family=family,
+        prefix=prefix,
+        num_heads=num_heads,
+        stated=found.stated(),
+        progress=progress,
+    )
+    return replace(weights, left_over=(*weights.left_over, *beside))
 
 
 def weights_of(
@@ -176,21 +193,30 @@ def build(weights: NaViTWeights) -> NaViT:
 
 
 def save_navit(
-    path: str | os.PathLike[str], weights: NaViTWeights, *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    weights: NaViTWeights,
+    *,
+    overwrite: bool = False,
+    progress: Progress = unseen,
 ) -> LoadReport:
     """Write our format: safetensors, with all that is needed to build the model in its header."""
     file = Path(path)
+    check_target(file, overwrite=overwrite)
+    with torch.device('meta'):
+        model = build(weights)
+    report = _check(model, weights, str(file), min_share=1.0)
+    write_sealed(file, weights.tensors, header_of(weights), progress=progress)
+    return report
+
+
+def check_target(file: Path, *, overwrite: bool) -> None:
+    """Raise ValueError where no file of ours may be written."""
     if file.suffix != '.safetensors':
         raise ValueError(
             f'{file}: our format is safetensors; give a name that ends in .safetensors'
         )
     if file.exists() and not overwrite:
         raise ValueError(f'{file} exists: give another name, or overwrite it (--overwrite)')
-    with torch.device('meta'):
-        model = build(weights)
-    report = _check(model, weights, str(file), min_share=1.0)
-    write_sealed(file, weights.tensors, header_of(weights))
-    return report
 
 
 def header_of(weights: NaViTWeights, prefix: str = '') -> dict[str, str]:
@@ -303,7 +329,7 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
         elif targets[key].shape != tensor.shape and not key.startswith(OPTIONAL):
             sizes = f'{tuple(tensor.shape)}, the model {tuple(targets[key].shape)}'
             wrong.append(f'{key}: the file has {sizes}')
-        elif not tensor.is_floating_point():
+        elif not tensor.is_floating_point() or tensor.itemsize < 2:
             wrong.append(f'{key}: the file has {tensor.dtype}, and quantised weights are not read')
     return wrong
 
@@ -424,5 +450,6 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         input_mean=mean,
         input_std=std,
         family=header.get('family', 'navit'),
+        told='told by its header',
         left_over=tuple(key for key in tensors if not key.startswith(prefix)),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +18,20 @@ import torch
 from torch import Tensor
 
 from .families import FAMILIES, REFUSED, Family, Rule
+from .layers import ACTIVATIONS
+from .sealed import Progress, unseen
 from .vit import EXTRA, read_architecture
 
 _KERNELS = {'kernel': 4, 'clip_kernel': 5}  # and their dimensions
 WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
+# What a config.json may say and tensors tell too, under the names of Arch and under its own.
+CONFIG_NAMES = {
+    'embed_dims': 'hidden_size',
+    'num_layers': 'num_hidden_layers',
+    'feedforward_channels': 'intermediate_size',
+    'num_heads': 'num_attention_heads',
+    'patch_size': 'patch_size',
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,7 @@ class NaViTWeights:
     input_std: tuple[float, ...] | None = None
     family: str = 'navit'
     stated: bool = True  # the family was stated, not found from names
+    told: str = ''  # what told the family
     left_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what was done to the tensors, for the report
 
@@ -53,19 +65,26 @@ def convert(
     prefix: str | None = None,
     num_heads: int | None = None,
     stated: Mapping[str, Any] | None = None,
+    progress: Progress = unseen,
 ) -> NaViTWeights:
     """Foreign tensors under NaViT's names, nothing resized; raise on a key that has no place.
 
-    `stated`: what a config beside the file says: `model_type`, `statistics` and fields of Arch.
+    `stated`: what a config beside the file says: `model_type`, `statistics`, `patch_size` and
+    fields of Arch, where tensors tell none of these otherwise.
     """
     said = dict(stated or {})
     model_type, statistics = said.pop('model_type', None), said.pop('statistics', None)
     _refuse_known(tensors, name)
-    if family == 'auto':
-        family = _of_model_type(model_type)
+    in_config, told = _of_model_type(model_type), 'stated'
+    unused = []
+    if family == 'auto' and in_config != 'auto':
+        family, told = in_config, f'told by its config.json, model_type {model_type!r}'
+    elif in_config not in ('auto', family):
+        said, statistics = {}, None
+        unused = [f'its config.json is of model_type {model_type!r}, and was not used']
     candidates = list(FAMILIES) if family == 'auto' else [family]
-    start, own, others = _strip(tensors, candidates, name, prefix)
-    chosen = family if family != 'auto' else _find_family(own, start, name)
+    start, own, others = _strip(tensors, candidates, name, prefix, told)
+    chosen, told = (family, told) if family != 'auto' else _find_family(own, start, name)
     spec = FAMILIES[chosen]
     own = _respelled(own, spec)
     known = own.pop(EXTRA, None) if not spec.rules else None
@@ -84,8 +103,8 @@ def convert(
         renamed = {key: item for key, item in renamed.items() if key not in heads}
     _fold_patch_bias(renamed)
     position = _fold_prefix(own, renamed, spec, name)
-    refuse_nan(renamed, name)
-    arch = {**_arch_of(renamed, spec, own, name), **said}
+    refuse_nan(renamed, name, progress)
+    arch = _agreed(_arch_of(renamed, spec, own, name), said, spec, renamed, name)
     temporal = None
     if known is not None:  # a checkpoint of ours says what it is
         description = read_architecture(known)
@@ -104,8 +123,9 @@ def convert(
         input_std=std,
         family=chosen,
         stated=family != 'auto',
+        told=told,
         left_over=(*left, *others),
-        notes=tuple(notes),
+        notes=(*notes, *unused, *_precision(renamed)),
     )
 
 
@@ -116,20 +136,38 @@ def as_given(position: dict[str, Any] | None) -> dict[str, Any] | None:
     return position
 
 
-def find_tensors(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The dict of tensors inside a checkpoint's wrappers."""
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return find_tensors(content[wrapper], name)
+def find_tensors(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors inside a checkpoint's wrappers, and the names of what else is in it.
+
+    Where several wrappers hold tensors, their names stay before the keys, so that one is picked.
+    """
+    inside = {key: item for key in WRAPPERS if isinstance(item := content.get(key), Mapping)}
+    others = [str(key) for key in content if key not in inside]
+    if len(inside) > 1:  # some may be of other things, or empty
+        inside = {key: item for key, item in inside.items() if _holds_tensors(item)} or inside
+    if len(inside) > 1 and all(map(_holds_tensors, inside.values())):
+        models = {key: find_tensors(item, name)[0] for key, item in inside.items()}
+        joined = {f'{w}.{key}': item for w, model in models.items() for key, item in model.items()}
+        return joined, others
+    for item in inside.values():
+        tensors, more = find_tensors(item, name)
+        return tensors, [*others, *more]
     tensors = {key: item for key, item in content.items() if isinstance(item, Tensor)}
     if tensors:
-        return tensors
-    inside = ', '.join(map(str, list(content)[:6])) or 'nothing'
+        return tensors, [str(key) for key in content if key not in tensors]
+    there = ', '.join(map(str, list(content)[:6])) or 'nothing'
     if 'param_groups' in content or 'optimizer' in content:
-        raise ValueError(
-            f'{name} holds an optimizer ({inside}) and no weights: give the model file'
-        )
-    raise ValueError(f'{name} holds no tensors, only {inside}: give a state dict')
+        raise ValueError(f'{name} holds an optimizer ({there}) and no weights: give the model file')
+    raise ValueError(f'{name} holds no tensors, only {there}: give a state dict')
+
+
+def _holds_tensors(content: Any) -> bool:
+    if not isinstance(content, Mapping):
+        return False
+    inner = [content[key] for key in WRAPPERS if key in content]
+    return any(isinstance(item, Tensor) for item in content.values()) or any(
+        _holds_tensors(item) for item in inner
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -149,7 +187,7 @@ def _of_model_type(model_type: str | None) -> str:
 
 
 def _strip(
-    tensors: Mapping[str, Tensor], candidates: list[str], name: str, prefix: str | None
+    tensors: Mapping[str, Tensor], candidates: list[str], name: str, prefix: str | None, told: str
 ) -> tuple[str, dict[str, Tensor], list[str]]:
     """The prefix of the one model of a candidate, its tensors without it, and the other keys."""
     signatures = {FAMILIES[candidate].signature for candidate in candidates}
@@ -168,7 +206,8 @@ def _strip(
         if len(candidates) == 1:
             (signature,) = signatures
             raise ValueError(
-                f'{name} is not of the family {candidates[0]}: no key {signature} in it'
+                f'{name} is not of the family {candidates[0]} ({told}): no key {signature} in it; '
+                f'it holds {", ".join(list(tensors)[:4])}, ...: state another (--family)'
             )
         raise ValueError(
             f'{name} is of no known family'
@@ -184,8 +223,8 @@ def _strip(
     return start, own, [key for key in tensors if not key.startswith(start)] if start else []
 
 
-def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> str:
-    """The one family that the keys fit, or of several the one that a name tells."""
+def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> tuple[str, str]:
+    """The one family that the keys fit, or of several the one that a name tells; and what told."""
     faults = {}
     for candidate, spec in FAMILIES.items():
         keys = _respelled(own, spec)
@@ -196,21 +235,19 @@ def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> str:
             faults[candidate] = _unknown(keys, spec)
     fitting = [candidate for candidate, unknown in faults.items() if not unknown]
     if not fitting and faults:
-        return min(faults, key=lambda candidate: len(faults[candidate]))  # says what is unknown
+        return min(faults, key=lambda candidate: len(faults[candidate])), ''  # what is unknown
     if not fitting:
         raise ValueError(
             f'{name} looks like a ViT and is of no known family: it lacks what tells them apart; '
             f'known are {", ".join(FAMILIES)}; it holds {", ".join(list(own)[:4])}, ...'
         )
-    stem = Path(name).stem.lower()
-    names = [*own, stem, Path(name).parent.name.lower()]
-    told_by_name = [
-        candidate
-        for candidate in fitting
-        if any(re.search(FAMILIES[candidate].told_by, text) for text in names)
-    ]
-    if told_by_name or len(fitting) == 1:
-        return (told_by_name or fitting)[0]
+    path = Path(name)  # of a model on the Hub, whose name may have dots, too
+    for kind, texts in (('keys', own), ('name', (path.name.lower(), path.parent.name.lower()))):
+        for candidate in fitting:
+            if any(re.search(FAMILIES[candidate].told_by, text) for text in texts):
+                return candidate, f'told by its {kind}'
+    if len(fitting) == 1:
+        return fitting[0], 'told by its keys'
     raise ValueError(
         f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells (activation '
         'or eps, the interpolation of positions, the input): state which, family=... (--family)'
@@ -396,7 +433,7 @@ def _fold_prefix(
         return None
     if missing := [key for key in spec.position if key not in own]:
         raise ValueError(f'{name} has no {missing[0]}, the learned positions of this family')
-    rule = dict(spec.interpolation)
+    rule = {'offset': 0.0, 'keep_aspect': False, **spec.interpolation}
     if len(spec.position) == 2:
         y, x = (own[key].reshape(-1, width) for key in spec.position)
         renamed['position.y'], renamed['position.x'] = y, x
@@ -473,6 +510,53 @@ def _arch_of(
     return arch
 
 
+def _agreed(
+    arch: dict[str, Any],
+    said: Mapping[str, Any],
+    spec: Family,
+    tensors: Mapping[str, Tensor],
+    name: str,
+) -> dict[str, Any]:
+    """The architecture with what a config adds to it; raise where the two disagree."""
+    if not said:
+        return arch
+    sides = {key.split('.')[1].split('x')[-1] for key in tensors if key.startswith('patch_embed.')}
+    there = {**arch, 'patch_size': int(min(sides))}
+    for key, term in CONFIG_NAMES.items():
+        if key in said and there.get(key, said[key]) != said[key]:
+            raise ValueError(
+                f'{name}: its config.json says {term} {said[key]}, its tensors {there[key]}: they '
+                'are of two models; fetch both from one place, or take the config.json away'
+            )
+    if arch['embed_dims'] % said.get('num_heads', 1):
+        raise ValueError(
+            f'{name}: its config.json says num_attention_heads {said["num_heads"]}, which does '
+            f'not divide the width of its tensors, {arch["embed_dims"]}: fetch both from one place'
+        )
+    added = {key: said[key] for key in ('num_heads', 'norm_eps', 'mlp') if key in said}
+    if gated := str(arch['mlp']).startswith('swiglu'):
+        act = added.pop('mlp', 'silu')
+        if spec.act_of_gate and act != 'silu':
+            raise ValueError(f'{name}: its config.json gates by {act!r}, and NaViT by silu alone')
+    if not gated and added.get('mlp', 'gelu') not in ACTIVATIONS:
+        raise ValueError(
+            f'{name}: its config.json says hidden_act {added["mlp"]!r}, and NaViT has '
+            f'{", ".join(ACTIVATIONS)}: it would compute something else; take another model'
+        )
+    if arch.get('rope') and 'rope' in said:
+        added['rope'] = {**arch['rope'], **said['rope']}
+    return arch | added
+
+
+def _precision(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The note that values are of another precision than float32, which is usual."""
+    kinds = Counter(str(item.dtype).removeprefix('torch.') for item in tensors.values())
+    if set(kinds) == {'float32'}:
+        return []
+    text = ' and '.join(f'{kind} ({count} tensors)' for kind, count in kinds.items())
+    return [f'values are {text}: kept so in files, cast to the model when loaded']
+
+
 def _qk_norm_of(tensors: Mapping[str, Tensor], spec: Family) -> dict[str, Any]:
     """`qk_norm`, and the heads that it tells; nothing where its kind is open."""
     scale = tensors.get('blocks.0.attn.q_norm.weight')
@@ -485,9 +569,15 @@ def _qk_norm_of(tensors: Mapping[str, Tensor], spec: Family) -> dict[str, Any]:
     return found | ({'qk_norm': spec.arch['qk_norm']} if 'qk_norm' in spec.arch else {})
 
 
-def refuse_nan(tensors: Mapping[str, Tensor], name: str) -> None:
+def refuse_nan(tensors: Mapping[str, Tensor], name: str, progress: Progress = unseen) -> None:
     """Raise, naming the keys, where a tensor is not finite."""
-    bad = [k for k, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+    bad, done, total = [], 0, sum(item.nbytes for item in tensors.values())
+    for key, item in tensors.items():
+        # numbers of a byte are quantised, and refused as such
+        if item.is_floating_point() and item.itemsize > 1 and not item.isfinite().all():
+            bad.append(key)
+        done += item.nbytes
+        progress('checking', done, total)
     if bad:
         raise ValueError(f'{name}: {summary(bad)} hold NaN or infinity: give an earlier checkpoint')
 

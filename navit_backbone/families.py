@@ -72,6 +72,7 @@ class Family:
     told_by: str = '$^'  # what in a key or in the file's name tells the family
     droppable: str = '$^'  # keys that may be left over
     model_types: tuple[str, ...] = ()  # those of a config.json
+    act_of_gate: bool = False  # its activation is that of gated MLPs too
 
 
 # --------------------------------------------------------------------------------------------------
@@ -481,6 +482,7 @@ FAMILIES = {
         requires=r'layer\.\d+\.layer_scale1\.lambda1',
         droppable=r'embeddings\.mask_token|rope_embeddings\..*',
         model_types=('dinov3_vit',),
+        act_of_gate=True,
     ),
     'clip': Family(
         **_OPENAI,
@@ -615,12 +617,18 @@ FAMILIES = {
     ),
 }
 
-# What is known and has no place here: a key that tells it, and why.
-REFUSED = {
-    r'(.*\.)?merger\.(ln_q|norm)\.weight': (
-        'Qwen2.5-VL (or a relative of it): most of its blocks attend within windows of 112 pixels '
-        'and its frames apart from each other, and it was trained to be read through its merger. '
-        'Loaded here, where blocks attend to the whole picture, it would compute something else: '
-        'take weights of another family'
+# What is known and has no place here: a key that tells it, a config's model_type, and why.
+_QWEN = (
+    'Qwen2.5-VL (or a relative of it): most of its blocks attend within windows of 112 pixels '
+    'and its frames apart from each other, and it was trained to be read through its merger. '
+    'Loaded here, where blocks attend to the whole picture, it would compute something else: '
+    'take weights of another family'
+)
+REFUSED = {r'(.*\.)?merger\.(ln_q|norm)\.weight': _QWEN}
+REFUSED_TYPES = dict.fromkeys(
+    (
+        'qwen2_vl', 'qwen2_5_vl', 'qwen2_5_vl_vision', 'qwen2_5_omni', 'qwen3_vl', 'qwen3_vl_moe',
+        'qwen3_vl_vision',
     ),
-}
+    _QWEN,
+)  # fmt: skip

@@ -68,7 +68,9 @@ def read_checkpoint(
     file = Path(path).expanduser()
     if not file.is_file():
         kind = 'is a folder, not a file of weights' if file.is_dir() else 'does not exist'
-        raise FileNotFoundError(f'{file} {kind}: give the path of a .safetensors, .pth or .pt file')
+        raise FileNotFoundError(
+            f'{file} {kind}: give the path of a .safetensors, .pth, .pt or .bin file'
+        )
     _refuse_other_files(file)
     if file.suffix == '.safetensors':
         return dict(read_safetensors(file, map_location)[0])
@@ -102,6 +104,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    _refuse_other_files(path)
     try:
         with safe_open(path, framework='pt') as file:
             yield file
@@ -280,7 +283,10 @@ def _broken(file: Path, error: BaseException) -> ValueError:
     message = str(error)
     wish = message if isinstance(error, _Refused) else ''
     if 'TorchScript' in message:
-        wish = 'is a TorchScript archive, a program'
+        wish = (
+            "is a TorchScript archive, a program (where it is OpenAI's CLIP, take Hugging Face's "
+            'safetensors of openai/clip-vit-base-patch32 or the like)'
+        )
     for marker in ('Unsupported global: GLOBAL ', 'unsupported GLOBAL ', 'unrecognized function '):
         if marker in message:
             name = message.split(marker)[1].split(' ')[0]

@@ -14,6 +14,7 @@ LIBRARY += [
     'weight_files',
     'families',
     'conversion',
+    'weight_sources',
     'inflation',
     'checkpoint',
     'given_back',
@@ -24,7 +25,8 @@ LIBRARY += [
 ]
 FLOORS = [*LIBRARY, 'tasks.common', 'tasks', 'tools', 'tests']
 CORE = {*sys.stdlib_module_names, 'torch', 'einops', 'safetensors'}
-# Who may import what others have to do without. Tools take them inside functions.
+BESIDES = {'backbone': {'mmengine'}, 'weight_sources': {'huggingface_hub'}}
+# Who may import what others have to do without. Tools and the library take them inside functions.
 OPTIONAL = {
     'mmdet': {'tasks.detection', 'tasks.comparison'},
     'mmseg': {'tasks.segmentation', 'tasks.comparison'},
@@ -32,6 +34,7 @@ OPTIONAL = {
     'transformers': {'tasks.pretraining', 'tasks.comparison'},
     'timm': set(),
     'torchvision': set(),
+    'huggingface_hub': {'weight_sources'},
 }
 DECISIONS = ('torch.cuda', 'torch.set_', 'torch.backends', 'os.environ', 'os.getenv', 'cv2.set')
 DRAWERS = {'utils', 'util', 'helpers', 'helper', 'misc'}
@@ -77,7 +80,7 @@ def import_faults(name: str, imported: str) -> list[str]:
         below = unit(imported) == own or floor(imported) < floor(name)
         return [] if below else [f'{imported} is not below {name}']
     found = []
-    if own in LIBRARY and top not in CORE | ({'mmengine'} if own == 'backbone' else set()):
+    if own in LIBRARY and top not in CORE | BESIDES.get(own, set()):
         found.append(f'the library stands on torch, einops and safetensors alone, not {imported}')
     if own.startswith('tasks') and imported.startswith(('mmdet.registry', 'mmseg.registry')):
         found.append(f'register in the root registries of mmengine, not in {imported}')
@@ -95,7 +98,7 @@ def faults(name: str, source: str) -> list[str]:
     for node in ast.walk(tree):  # what is left then runs at import
         if isinstance(node, ast.FunctionDef | ast.Lambda):
             node.body = []
-    if unit(name) == 'tools':
+    if unit(name) == 'tools' or unit(name) in LIBRARY:
         found += [f'{i} at import' for i in imports(name, tree) if i.split('.')[0] in OPTIONAL]
     touched = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return found + [f'{what} at import' for what in touched if what.startswith(DECISIONS)]
@@ -130,6 +133,8 @@ def test_every_module_of_the_library_has_its_floor():
         ('tasks.detection.model', 'from mmdet.registry import MODELS'),
         ('tasks.detection.model', 'from navit_backbone.tools import train'),
         ('tools.train', 'import mmdet'),
+        ('weight_sources', 'from huggingface_hub import snapshot_download'),
+        ('checkpoint', 'def f():\n    import huggingface_hub'),
         ('packing', 'import torch\nDEVICE = "cuda" if torch.cuda.is_available() else "cpu"'),
         ('packing', 'import os\nclass A:\n    os.environ["A"] = "1"'),
         ('packing', 'import torch\ndef f(device=torch.cuda.current_device()): ...'),

@@ -4,9 +4,11 @@
     python tools/convert_weights.py SOURCE OUT --to timm|hf
     python tools/convert_weights.py SOURCE [OUT.safetensors] --check-images DIR [--tokens 64,196]
 
-SOURCE is a .safetensors, .pth or .pt file of timm's ViT family (DeiT, AugReg, MAE). Nothing in it
-is run. OUT has the architecture, the patch size, the rule by which positions are interpolated and
-the statistics of the input in its header.
+SOURCE is a .safetensors, .pth, .pt or .bin file, a folder as Hugging Face lays it out, also in
+shards, or hf://owner/name[@revision], which is fetched (pip install 'navit-backbone[hub]'). Nothing
+in it is run. A config.json beside the weights tells what they do not. OUT has the architecture, the
+patch size, the rule by which positions are interpolated and the statistics of the input in its
+header.
 
 --to: the other way, of a file of ours or a trained checkpoint: OUT.safetensors under timm's names,
 or a folder OUT that transformers.AutoModel loads. What no model there computes is refused.
@@ -19,14 +21,18 @@ go into a folder beside OUT. Without OUT, SOURCE is a file that was converted be
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from navit_backbone.checkpoint import OPTIONAL_FIELDS, read_weights, save_navit
+from navit_backbone.checkpoint import OPTIONAL_FIELDS, check_target, read_weights, save_navit
 from navit_backbone.conversion import NaViTWeights
 from navit_backbone.families import FAMILIES
 from navit_backbone.outbound import write_for
 from navit_backbone.tools.command_line import run
 from navit_backbone.vit import ARCHS, Arch
+from navit_backbone.weight_sources import HUB, find_source
+
+LONG = 2**28  # bytes from which on one wants to see how far it is
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,13 +40,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', type=Path)
+    parser.add_argument('source', help='a file, a folder or hf://owner/name[@revision]')
     parser.add_argument('out', type=Path, nargs='?', help='ends in .safetensors')
     parser.add_argument(
         '--family',
         choices=['auto', *FAMILIES],
         default='auto',
-        help='whose rules hold where tensors do not tell (auto: by keys and the name of SOURCE)',
+        help='whose rules hold (auto: as config.json, keys or the name of SOURCE tell)',
     )
     parser.add_argument('--prefix', help='which model, where SOURCE holds several')
     parser.add_argument('--num-heads', type=int, help='where the width does not tell it')
@@ -75,25 +81,40 @@ def work(args: argparse.Namespace) -> None:
     )
     if args.out is not None:
         convert(args)
-    check.run(args.out or args.source, args.report)
+    check.run(args.out or Path(args.source), args.report)
 
 
 def convert(args: argparse.Namespace) -> None:
     """Read, check, write, and say what became of every tensor."""
-    if args.out.exists() and args.out.samefile(args.source):
+    local = not args.source.startswith(HUB)
+    if local and args.out.exists() and any(map(args.out.samefile, find_source(args.source).files)):
         raise ValueError(f'{args.out} is the source itself: give another name')
     if args.out.resolve() in Path(args.source).resolve().parents:
         raise ValueError(f'{args.out} holds the source: give another name')
+    if not args.to:  # before what may take long
+        check_target(args.out, overwrite=args.overwrite)
     weights = read_weights(
-        args.source, family=args.family, prefix=args.prefix, num_heads=args.num_heads
+        args.source,
+        family=args.family,
+        prefix=args.prefix,
+        num_heads=args.num_heads,
+        progress=show_progress,
     )
+    print(f'{args.source}: of the family {weights.family}, {weights.told}')
     if args.to:
         print(write_for(args.to, args.out, weights, overwrite=args.overwrite))
         return
-    report = save_navit(args.out, weights, overwrite=args.overwrite)
+    report = save_navit(args.out, weights, overwrite=args.overwrite, progress=show_progress)
     print(report)
     print(f'  input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
     print(f'Use it:\n  backbone={backbone_of(weights, args.out)}')
+
+
+def show_progress(what: str, done: int, total: int) -> None:
+    """One line on stderr that is overwritten, of files that take long."""
+    if total >= LONG:
+        text = f'{what}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB'
+        print(f'\r{text:<60}', end='\n' if done == total else '', file=sys.stderr, flush=True)
 
 
 def backbone_of(weights: NaViTWeights, out: Path) -> str:
