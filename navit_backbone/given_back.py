@@ -134,6 +134,5 @@ def _unfold_prefix(
     count = covered_tokens(spec, weights)
     rows = torch.cat([rows.new_zeros(count, rows.shape[1]), rows])
     given[key] = rows if embedding else rows[None]
-    if not count:
-        return []
-    return [f'{key}: its first {count} row(s) are zeros; the token(s) hold the sum of both']
+    names = ', '.join(item for item in spec.tokens if item in given)
+    return [f'{key}: zeros in the rows of {names}, which hold the sums already'] if count else []

@@ -33,6 +33,8 @@ class Home:
 def _timm(plan: Plan) -> dict[str, Any]:
     """The arguments of timm's VisionTransformer."""
     arch = plan.arch
+    width, hidden = arch.embed_dims, arch.feedforward_channels
+    ratio = hidden / width  # timm cuts the product to a whole number
     return {
         'img_size': plan.side * plan.patch,
         'patch_size': plan.patch,
@@ -42,7 +44,7 @@ def _timm(plan: Plan) -> dict[str, Any]:
         'embed_dim': arch.embed_dims,
         'depth': arch.num_layers,
         'num_heads': arch.num_heads,
-        'mlp_ratio': arch.feedforward_channels / arch.embed_dims,
+        'mlp_ratio': ratio if int(width * ratio) == hidden else (hidden + 0.5) / width,
         'qkv_bias': arch.qkv_bias,
         'qk_norm': bool(arch.qk_norm),
         'init_values': arch.layer_scale,

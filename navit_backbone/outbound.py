@@ -17,7 +17,7 @@ from .families import FAMILIES
 from .given_back import GivenBack, give_back
 from .homes import HOMES, NAMES, PICTURES, Home, Target
 from .plans import Plan, plan_of
-from .sealed import write_sealed
+from .sealed import Progress, unseen, write_sealed
 
 CONFIG, TENSORS, INPUT = 'config.json', 'model.safetensors', 'preprocessor_config.json'
 
@@ -41,14 +41,19 @@ class Written:
 
 
 def write_for(
-    target: Target, out: str | os.PathLike[str], weights: NaViTWeights, *, overwrite: bool = False
+    target: Target,
+    out: str | os.PathLike[str],
+    weights: NaViTWeights,
+    *,
+    overwrite: bool = False,
+    progress: Progress = unseen,
 ) -> Written:
     """Write a file for timm or a folder for Hugging Face; raise where no model there computes this.
 
     What is there is left alone unless `overwrite`, and stays whole until the new one is.
     """
     path = Path(out)
-    _check_place(target, path, overwrite)
+    check_place(target, path, overwrite=overwrite)
     plan = plan_of(weights)
     home = find_home(target, plan)
     back = _complete(give_back(weights, home.family, absent=home.absent(plan)), home, plan)
@@ -57,7 +62,8 @@ def write_for(
     assert arguments is not None, 'find_home gives none that no config makes'
     notes = [*back.notes, *interpolation_note(home, plan), *home.notes]
     if target == 'timm':
-        write_sealed(path, back.tensors, {'format': 'pt', 'timm': json.dumps(arguments)})
+        header = {'format': 'pt', 'timm': json.dumps(arguments)}
+        write_sealed(path, back.tensors, header, progress=progress)
         use = f"model.load_state_dict(safetensors.torch.load_file('{path}'))"
         notes.append(f'input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
     else:
@@ -66,7 +72,7 @@ def write_for(
             notes.append(f'no {INPUT}: nothing tells the mean and std of the input')
         else:
             texts[INPUT] = _input_of(plan, weights, arguments['model_type'])
-        _write_folder(path, back.tensors, texts)
+        _write_folder(path, back.tensors, texts, progress)
         use = f"transformers.AutoModel.from_pretrained('{path}'{home.load})"
     return Written(
         path=path,
@@ -78,7 +84,8 @@ def write_for(
     )
 
 
-def _check_place(target: Target, path: Path, overwrite: bool) -> None:
+def check_place(target: Target, path: Path, *, overwrite: bool = False) -> None:
+    """Raise where `write_for` would not write there."""
     if target == 'timm' and path.suffix != '.safetensors':
         raise ValueError(f'{path}: timm takes a file; give a name that ends in .safetensors')
     if target == 'hf' and path.suffix in ('.safetensors', '.pth', '.pt', '.bin'):
@@ -147,7 +154,10 @@ def interpolation_note(home: Home, plan: Plan) -> tuple[str, ...]:
     there = {**usual, **FAMILIES[home.family].interpolation}
     if here == there:
         return ()
-    own, theirs = (', '.join(f'{k}={v}' for k, v in rule.items()) for rule in (here, there))
+    own, theirs = (
+        ', '.join(f'{key}={rule[key]}' for key in usual if here[key] != there[key])
+        for rule in (here, there)
+    )
     return (
         f'the same at {plan.side} x {plan.side} patches only: to other grids {home.model} '
         f'interpolates positions by {theirs}; these weights by {own}',
@@ -187,13 +197,16 @@ def _input_of(plan: Plan, weights: NaViTWeights, model_type: str) -> dict[str, A
 
 
 def _write_folder(
-    path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, Mapping[str, Any]],
+    progress: Progress,
 ) -> None:
     """Write the folder aside and rename it; what was there goes last."""
     aside, old = (path.with_name(f'.{path.name}.{os.getpid()}.{kind}') for kind in ('part', 'old'))
     try:
         aside.mkdir(parents=True)
-        write_sealed(aside / TENSORS, tensors, {'format': 'pt'})
+        write_sealed(aside / TENSORS, tensors, {'format': 'pt'}, progress=progress)
         for name, content in texts.items():
             (aside / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         if path.exists():

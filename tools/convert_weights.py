@@ -27,7 +27,7 @@ from pathlib import Path
 from navit_backbone.checkpoint import OPTIONAL_FIELDS, check_target, read_weights, save_navit
 from navit_backbone.conversion import NaViTWeights
 from navit_backbone.families import FAMILIES
-from navit_backbone.outbound import write_for
+from navit_backbone.outbound import check_place, write_for
 from navit_backbone.tools.command_line import run
 from navit_backbone.vit import ARCHS, Arch
 from navit_backbone.weight_sources import HUB, find_source
@@ -91,7 +91,9 @@ def convert(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.out} is the source itself: give another name')
     if args.out.resolve() in Path(args.source).resolve().parents:
         raise ValueError(f'{args.out} holds the source: give another name')
-    if not args.to:  # before what may take long
+    if args.to:  # before what may take long
+        check_place(args.to, args.out, overwrite=args.overwrite)
+    else:
         check_target(args.out, overwrite=args.overwrite)
     weights = read_weights(
         args.source,
@@ -102,7 +104,8 @@ def convert(args: argparse.Namespace) -> None:
     )
     print(f'{args.source}: of the family {weights.family}, {weights.told}')
     if args.to:
-        print(write_for(args.to, args.out, weights, overwrite=args.overwrite))
+        options = dict(overwrite=args.overwrite, progress=show_progress)
+        print(write_for(args.to, args.out, weights, **options))
         return
     report = save_navit(args.out, weights, overwrite=args.overwrite, progress=show_progress)
     print(report)
