@@ -195,13 +195,12 @@ def _of_ours(config: Mapping[str, Any], path: Path) -> tuple[str | None, Mapping
     tower = config.get('vision_config')
     inner = tower if isinstance(tower, dict) else config
     known = {kind for family in FAMILIES.values() for kind in family.model_types}
-    for kind in (config.get('model_type'), inner.get('model_type')):
+    kinds = [str(part.get('model_type')) for part in (config, inner)]
+    for kind in kinds:
         if kind in REFUSED_TYPES:
             raise ValueError(f'{path} says model_type {kind!r}: it is {REFUSED_TYPES[kind]}')
-    for kind in (config.get('model_type'), inner.get('model_type')):
-        if isinstance(kind, str) and kind in known:
-            return kind, inner
-    return None, {}
+    found = next((kind for kind in kinds if kind in known), None)
+    return found, inner if found else {}
 
 
 def _fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
