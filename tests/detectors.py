@@ -32,14 +32,21 @@ ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32, p
 def stock_detector(config, *, strides=None, channels=32, **backbone):
     """The model of a stock config on our preprocessor, backbone and pyramid; all of it narrow."""
     init_default_scope('mmdet')
-    strides = strides or STRIDES[config]
+    patch = backbone.get('patch_size', 16)
+    strides = [stride * patch / 16 for stride in strides or STRIDES[config]]
     model = Config.fromfile(STOCK / config).model
     narrow(model, channels)
+    if patch != 16:
+        scale_strides(model, patch / 16)
     model.data_preprocessor.type = 'NaViTDetDataPreprocessor'
-    model.data_preprocessor.pad_size_divisor = strides[-1]
+    model.data_preprocessor.pad_size_divisor = int(strides[-1])
     model.backbone = dict(type='NaViTBackbone', arch=ARCH, **backbone)
     model.neck = dict(
-        type='SimpleFeaturePyramid', in_channels=24, out_channels=channels, strides=strides
+        type='SimpleFeaturePyramid',
+        in_channels=24,
+        out_channels=channels,
+        in_stride=patch,
+        strides=strides,
     )
     detector = MODELS.build(model)
     detector.init_weights()  # before it, DINO's level embedding is whatever the memory held
@@ -64,6 +71,15 @@ def narrow(model, channels):
                     visit(item)
 
     visit(model)
+
+
+def scale_strides(node, factor):
+    """Multiply the strides that heads state."""
+    for key, value in node.items():
+        if key in ('strides', 'featmap_strides'):
+            node[key] = [stride * factor for stride in value]
+        elif isinstance(value, dict):
+            scale_strides(value, factor)
 
 
 def sample(size, *, num_classes=80, seed=0):

@@ -18,7 +18,9 @@ DETECTORS = {
     'retinanet, windowed': dict(config=RETINANET, window_size=3, global_attn_indexes=[1]),
     'retinanet, factorised': dict(config=RETINANET, position='factorised'),
     'fcos, group norm': dict(config=FCOS, channels=64),
+    'fcos, patch 14': dict(config=FCOS, channels=64, patch_size=14),
     'mask r-cnn': dict(config=MASK_RCNN),
+    'mask r-cnn, patch 14': dict(config=MASK_RCNN, patch_size=14),
     'dino': dict(config=DINO),
 }
 every_detector = pytest.mark.parametrize('name', DETECTORS)

@@ -11,11 +11,12 @@ from navit_backbone.tasks.common.norm import LayerNorm2d
 from navit_backbone.tasks.common.pyramid import SimpleFeaturePyramid
 
 STRIDES = (4, 8, 16, 32, 64, 128)
+AT_14 = (3.5, 7, 14, 28, 56)
 SIZES = [*ODD_SIZES, (160, 96)]
 
 
 def cells(size, stride):
-    return -(-size[0] // stride), -(-size[1] // stride)
+    return int(-(-size[0] // stride)), int(-(-size[1] // stride))
 
 
 def make_pyramid(strides=STRIDES, in_stride=16):
@@ -53,22 +54,25 @@ def picture_loss(maps, index, size, strides=STRIDES):
     return total
 
 
-@pytest.mark.parametrize('in_stride', [8, 16, 32])
-def test_a_batch_of_n_equals_n_singles_forward_and_gradient(in_stride):
-    pyramid = make_pyramid(in_stride=in_stride)
+@pytest.mark.parametrize(
+    ('in_stride', 'strides'), [(8, STRIDES), (16, STRIDES), (32, STRIDES), (14, AT_14)]
+)
+def test_a_batch_of_n_equals_n_singles_forward_and_gradient(in_stride, strides):
+    pyramid = make_pyramid(strides, in_stride)
     x = make_map(SIZES, (192, 128), in_stride=in_stride)
     maps = pyramid((x,))
-    loss = sum(picture_loss(maps, i, size) for i, size in enumerate(SIZES))
+    loss = sum(picture_loss(maps, i, size, strides) for i, size in enumerate(SIZES))
     batched = torch.autograd.grad(loss, list(pyramid.parameters()))
     summed = [torch.zeros_like(g) for g in batched]
     for index, size in enumerate(SIZES):
         single = pyramid((alone(x, index, in_stride),))
-        for ours, theirs, stride in zip(maps, single, STRIDES, strict=True):
+        for ours, theirs, stride in zip(maps, single, strides, strict=True):
             h, w = cells(size, stride)
             torch.testing.assert_close(
                 ours[index, :, :h, :w], theirs[0, :, :h, :w], rtol=0, atol=1e-10
             )
-        gradients = torch.autograd.grad(picture_loss(single, 0, size), list(pyramid.parameters()))
+        own = picture_loss(single, 0, size, strides)
+        gradients = torch.autograd.grad(own, list(pyramid.parameters()))
         for total, gradient in zip(summed, gradients, strict=True):
             total += gradient
     for ours, theirs in zip(batched, summed, strict=True):
