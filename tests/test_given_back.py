@@ -170,6 +170,22 @@ def test_ours_to_theirs_to_ours_is_exact(name, tmp_path):
         assert again.position.interpolation == table.interpolation
 
 
+@pytest.mark.parametrize('changes', [{}, dict(norm_eps=3e-6), dict(mlp='gelu_tanh')], ids=str)
+@pytest.mark.parametrize('name', HF)
+def test_a_folder_tells_its_whole_architecture(name, changes, tmp_path):
+    case = HF[name]
+    if 'swiglu' in name and 'mlp' in changes:
+        pytest.skip('its activation is that of the gate')
+    model = model_of(case.arch | changes, case.position)
+    written, _ = write('hf', tmp_path, known(model))
+    back = read_weights(written.path)
+    again = build(back)
+    assert replace(again.arch, layer_scale=model.arch.layer_scale) == model.arch
+    assert (back.input_mean, back.input_std) == IMAGENET
+    if case.position:
+        assert again.position.grid == model.position.grid
+
+
 MASK = {'embeddings.mask_token'}
 CLASS = {'embeddings.cls_token', 'embeddings.position_embeddings'}
 THEIRS = {  # and the tensors that are folded or not kept, as the report says
