@@ -113,6 +113,8 @@ def convert(
     heads_of_width = spec.heads.get(arch['embed_dims']) if spec.rules else None
     if heads_found := num_heads or arch.get('num_heads') or heads_of_width:
         arch['num_heads'] = heads_found
+    if spec.periods in own:
+        _check_periods(own[spec.periods], arch['rope'], name)
     mean, std = statistics or spec.statistics or (None, None)
     return NaViTWeights(
         tensors=renamed,
@@ -466,6 +468,18 @@ def _fold_prefix(
         renamed['prefix'] = torch.cat([sums.to(prefix.dtype), prefix[covered:]])
     renamed['position.table'] = table[covered:].reshape(side, side, width)
     return {'kind': 'learned_1d', 'grid': (side, side), **rule}
+
+
+def _check_periods(periods: Tensor, rope: Mapping[str, Any], name: str) -> None:
+    """Raise where stored periods, which bfloat16 may have rounded, are not those of `rope`."""
+    count = len(periods)
+    wanted = rope['theta'] ** (torch.arange(count, dtype=torch.float64) / count)
+    if not torch.allclose(periods.double(), wanted, rtol=0.01):
+        raise ValueError(
+            f'{name}: its RoPE has periods from {periods[0]:.3g} to {periods[-1]:.3g}, those of '
+            f'theta={rope["theta"]:g} go from {wanted[0]:.3g} to {wanted[-1]:.3g}: weights with a '
+            'RoPE of their own are not read'
+        )
 
 
 def _square(number: int) -> bool:

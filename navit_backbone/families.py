@@ -68,6 +68,7 @@ class Family:
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of the input
     ends_in_norm: bool = True  # all of them; else their tensors tell
     aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings of keys
+    periods: str = ''  # key of RoPE's periods, which are held against arch['rope']
     requires: str = ''  # a key that tells them from others of the same layout
     told_by: str = '$^'  # what in a key or in the file's name tells the family
     droppable: str = '$^'  # keys that may be left over
@@ -421,6 +422,7 @@ FAMILIES = {
         registers='storage_tokens',
         statistics=IMAGENET,
         aliases=_UNCHUNKED,
+        periods='rope_embed.periods',
         requires=r'rope_embed\.periods',
         droppable=r'mask_token|rope_embed\.periods|(local_)?cls_norm\..*',
     ),

@@ -8,7 +8,7 @@ from oracles import pictures
 
 from navit_backbone import pack, patchify
 from navit_backbone.checkpoint import build, load_weights, read_weights, save_navit
-from navit_backbone.conversion import convert
+from navit_backbone.conversion import convert, find_tensors
 from navit_backbone.families import FAMILIES
 
 NEEDS_FOLDER = {  # those that transformers writes to files
@@ -50,8 +50,8 @@ PLAIN = {
     'mmpretrain pre-norm': lambda: foreign.mmpretrain(pre_norm=True),
     'mmseg': foreign.mmseg,
 }
-# its own size, h != w, one row, one column, one patch, larger, prime sides
-GRIDS = [(GRID, GRID), (3, 7), (1, 6), (5, 1), (1, 1), (11, 9)]
+# its own size, one side of it, h != w, one row, one column, one patch, larger, prime sides
+GRIDS = [(GRID, GRID), (GRID, 9), (3, 7), (1, 6), (5, 1), (1, 1), (11, 9)]
 
 
 @pytest.fixture(scope='module', params=[*NEEDS_FOLDER, *PLAIN])
@@ -137,3 +137,66 @@ def test_all_families_are_tried(request):
     tried = {same.get(name, name) for name in tried}
     elsewhere = {'navit', 'deit', 'timm-deit', 'timm-augreg', 'mae'}  # test_deit, test_checkpoint
     assert set(FAMILIES) == tried | elsewhere
+
+
+# --------------------------------------------------------------------------------------------------
+# Where conversion fails silently elsewhere
+
+
+def test_prefix_rows_are_not_guessed_where_both_readings_are_square():
+    """Nine rows are a grid of 3 x 3, or one of 2 x 2 after five prefix tokens."""
+    state = foreign.deit3(registers=4).state | {'pos_embed': torch.ones(1, 9, D)}
+    with pytest.raises(ValueError, match=r'9 rows of pos_embed are a square grid with and without'):
+        convert(state, family='timm-vit', num_heads=HEADS)
+
+
+def test_the_teacher_is_taken_where_a_student_lies_beside():
+    state, other = foreign.dinov2().state, foreign.dinov2().state
+    content = {'teacher': {f'backbone.{k}': v for k, v in state.items()}, 'student': other}
+    tensors, others = find_tensors(content, 'x.pth')
+    weights = convert(tensors, num_heads=HEADS)
+    assert others == ['student']
+    assert torch.equal(weights.tensors['norm.weight'], state['norm.weight'])
+
+
+def test_periods_of_rope_are_held_against_those_that_are_computed(tmp_path):
+    pytest.importorskip('transformers')
+    state = foreign.dinov3(tmp_path).state
+    rounded = state | {'rope_embed.periods': state['rope_embed.periods'].bfloat16()}
+    assert convert(rounded, num_heads=HEADS).arch['rope']['theta'] == 100.0
+    other = state | {'rope_embed.periods': 10.0 ** torch.arange(2)}
+    with pytest.raises(ValueError, match=r'RoPE has periods from 1 to .* theta=100'):
+        convert(other, num_heads=HEADS)
+
+
+def test_the_raw_bias_of_keys_does_not_leak(tmp_path):
+    pytest.importorskip('transformers')
+    weights = convert(foreign.dinov3(tmp_path).state, num_heads=HEADS)
+    for i in range(foreign.DEPTH):
+        query, key, value = weights.tensors[f'blocks.{i}.attn.qkv.bias'].chunk(3)
+        assert not key.any()
+        assert query.any()
+        assert value.any()
+
+
+@pytest.mark.parametrize('prefix', ['', 'visual.', 'model.visual.'])
+def test_qwen_is_refused_by_name(prefix):
+    state = {f'{prefix}{key}': torch.ones(2) for key in ('merger.ln_q.weight', 'blocks.0.norm1')}
+    with pytest.raises(ValueError, match=r'Qwen2.5-VL.*windows of 112 pixels.*another family'):
+        convert(state)
+
+
+def test_a_text_tower_beside_is_left_over(tmp_path):
+    pytest.importorskip('transformers')
+    weights = convert(foreign.clip(tmp_path).state, family='clip', num_heads=HEADS)
+    assert {'visual.proj', 'ln_final.weight'} <= {*weights.left_over, 'visual.proj'}
+    assert 'proj' in weights.left_over
+
+
+def test_a_class_token_takes_its_position_with_it():
+    state = foreign.dinov2(registers=4).state
+    weights = convert(state, num_heads=HEADS)
+    prefix = weights.tensors['prefix']
+    assert torch.equal(prefix[0], state['cls_token'][0, 0] + state['pos_embed'][0, 0])
+    assert torch.equal(prefix[1:], state['register_tokens'][0])
+    assert (weights.arch['prefix_tokens'], weights.arch['registers']) == (5, 4)
