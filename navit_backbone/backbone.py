@@ -20,7 +20,7 @@ from torch import Tensor
 from .attention import Policy
 from .checkpoint import Statistics, guard_loading, load_weights, register_safe_loader, told_by
 from .packing import PackedPatches, PatchShape, Size, pack_canvas, unpack_canvas
-from .vit import ARCHS, Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
+from .vit import Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
 
 register_safe_loader(CheckpointLoader)
 
