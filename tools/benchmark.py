@@ -7,6 +7,8 @@ uniform   a batch of mixed sizes against one of equal sizes at the same FLOPs
 siglip2   against Hugging Face's Siglip2VisionModel of the same shape
 memory    64 pictures of 1024 tokens against 8
 packer    examples per second, and empty slots
+conversion    memory of tools/convert_weights.py on 304 M values, over the size of the file
+univitar  UniViTAR-0.3B whole, forward and backward: a picture and a clip in one pack
 steps     whole training steps of RetinaNet and Mask R-CNN, packed against padded
 pipeline  photos through the training pipeline, against stock Resize(keep_ratio)
 sampler   how full TokenBudgetBatchSampler's batches are
@@ -51,6 +53,8 @@ from navit_backbone.tools.benchmark_arms import (
     size_of_equal_flops,
     step_memory,
 )
+from navit_backbone.tools.benchmark_conversion import conversion_rows
+from navit_backbone.tools.benchmark_univitar import univitar_rows
 from navit_backbone.tools.measure import (
     MIN_ROUNDS,
     Comparison,
@@ -223,7 +227,12 @@ def packer_rows(setting: Setting) -> list[Result]:
 
 
 ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
-ALONE = {'memory': memory_rows, 'packer': packer_rows}
+ALONE = {
+    'memory': memory_rows,
+    'packer': packer_rows,
+    'conversion': conversion_rows,
+    'univitar': univitar_rows,
+}
 DETECTION = ('steps', 'pipeline', 'sampler', 'run')  # what tools/benchmark_detection.py has
 SEGMENTATION = ('segment', 'large')  # what tools/benchmark_segmentation.py has
 VIDEO = ('clips', 'reading', 'waiting')  # what tools/benchmark_video.py has
