@@ -265,6 +265,8 @@ def _check_incoming(
             f'{name} has no {summary(missing)} for {part}: it is of another model; use the config '
             'that it was trained with'
         )
+    if isinstance(module, NaViT) and prefix + EXTRA in state:
+        module.check_architecture(state[prefix + EXTRA], name)
     for key, tensor in wanted.items():
         given = state[prefix + key]
         if given.shape != tensor.shape:

@@ -378,6 +378,10 @@ class NaViT(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Raise where a checkpoint's architecture is not this model's."""
+        self.check_architecture(state)
+
+    def check_architecture(self, state: Tensor, name: str = 'the checkpoint') -> None:
+        """Raise where `state`, which `get_extra_state` made, tells of another model."""
         there, here = read_architecture(state), self.architecture()
         arch_there, arch_here = there.pop('arch'), here.pop('arch')
         for name in UNCHECKED:
@@ -386,7 +390,7 @@ class NaViT(nn.Module):
         wrong = differing(arch_there, arch_here, 'arch.') + differing(there, here, '')
         if wrong:
             raise ValueError(
-                'the checkpoint is of another architecture than this model:\n  '
+                f'{name} is of another architecture than this model:\n  '
                 + '\n  '.join(wrong)
                 + '\nUse the config that it was trained with (it lies in its work dir)'
             )
