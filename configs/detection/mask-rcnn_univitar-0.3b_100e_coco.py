@@ -6,8 +6,8 @@ patch_size=16 and init_cfg=dict(patch_resize='flexivit'), with the data of coco_
 Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
-pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted:
-python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.3b.safetensors
+those of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted first:
+python tools/convert_weights.py hf://MM-MVR/UniViTAR-0.3B data/weights/univitar-0.3b.safetensors
 python tools/train.py configs/detection/mask-rcnn_univitar-0.3b_100e_coco.py --amp
 """
 

@@ -5,8 +5,8 @@ aspect, no squash and no crop. Evaluation has UniViTAR's own rule of sizes: 576 
 within the limits a photo's own size. Cost and mIoU: not measured yet.
 
 NAVIT_DATA is the folder that holds `ade/` and `weights/` (unset: data). The weights are
-pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted:
-python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.3b.safetensors
+those of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted first:
+python tools/convert_weights.py hf://MM-MVR/UniViTAR-0.3B data/weights/univitar-0.3b.safetensors
 python tools/train.py configs/segmentation/linear_univitar-0.3b_64e_ade20k.py --amp
 """
 

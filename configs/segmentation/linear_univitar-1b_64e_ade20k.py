@@ -4,8 +4,8 @@ measured yet.
 What is not the size's stands in linear_univitar-0.3b_64e_ade20k.py.
 
 NAVIT_DATA is the folder that holds `ade/` and `weights/` (unset: data). The weights are
-pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-1B, converted:
-python tools/convert_weights.py pytorch_model.bin data/weights/univitar-1b.safetensors
+those of https://huggingface.co/MM-MVR/UniViTAR-1B, converted first:
+python tools/convert_weights.py hf://MM-MVR/UniViTAR-1B data/weights/univitar-1b.safetensors
 python tools/train.py configs/segmentation/linear_univitar-1b_64e_ade20k.py --amp
 """
 

@@ -7,8 +7,8 @@ tubelets: a temporal position, zero at the start, gives it one.
 Cost and accuracy: not measured yet.
 
 NAVIT_DATA is the folder that holds `kinetics400/` and `weights/` (unset: data). The weights are
-pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted:
-python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.3b.safetensors
+those of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted first:
+python tools/convert_weights.py hf://MM-MVR/UniViTAR-0.3B data/weights/univitar-0.3b.safetensors
 python tools/train.py configs/video/cls_univitar-0.3b_30e_kinetics400.py --amp
 """
 

@@ -3,8 +3,8 @@
 What is not the size's stands in cls_univitar-0.3b_30e_kinetics400.py.
 
 NAVIT_DATA is the folder that holds `kinetics400/` and `weights/` (unset: data). The weights are
-pytorch_model.bin of https://huggingface.co/MM-MVR/UniViTAR-0.6B, converted:
-python tools/convert_weights.py pytorch_model.bin data/weights/univitar-0.6b.safetensors
+those of https://huggingface.co/MM-MVR/UniViTAR-0.6B, converted first:
+python tools/convert_weights.py hf://MM-MVR/UniViTAR-0.6B data/weights/univitar-0.6b.safetensors
 python tools/train.py configs/video/cls_univitar-0.6b_30e_kinetics400.py --amp
 """
 
