@@ -32,7 +32,7 @@ from navit_backbone.vit import NaViT
 WAYS = ('native', 'squashed', 'padded', 'centre crop')
 TOKENS = '64,100,144,196,256,324,400,484,576'
 CLASSES = 'ants=310,bees=309'  # hymenoptera's folders, in the order of ImageNet's 1000 classes
-FIGURES = ('top-1', 'among those asked', 'log-likelihood')
+FIGURES = ('top-1', 'top-1 of those asked', 'log-likelihood')
 _PACK_TOKENS = 4096  # at once: some tens of pictures of all sizes
 
 
