@@ -400,8 +400,11 @@ def _patch_shape(own: Mapping[str, Tensor], spec: Family) -> str:
     kernel = own[key]
     if rule.form == 'channels_last':
         side = math.isqrt(kernel.shape[1] // 3)
-        if side * side * 3 != kernel.shape[1]:
-            raise ValueError(f'{key} has {tuple(kernel.shape)}: no square patch of 3 channels')
+        if kernel.ndim != 2 or side * side * 3 != kernel.shape[1]:
+            raise ValueError(
+                f'{key} has {tuple(kernel.shape)}, not (width, 3 * side * side) as in this family: '
+                'take weights of a family that is known'
+            )
         return f'1x{side}x{side}'
     sides = kernel.shape[2:]
     return 'x'.join(map(str, sides if len(sides) == 3 else (1, *sides)))

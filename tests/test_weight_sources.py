@@ -369,6 +369,13 @@ def script(folder):
     return folder / 'ViT-B-32.pt'
 
 
+def siglip(folder):
+    """Of the first SigLIP, whose kernel is that of a convolution."""
+    state = foreign.hf_siglip2(folder / 'naflex').state
+    key = next(key for key in state if key.endswith('patch_embedding.weight'))
+    return save(folder / 'siglip.pth', state | {key: torch.ones(32, 3, 14, 14)})
+
+
 def two_families(state):
     other = foreign.dinov2().state
     return {f'a.{k}': t for k, t in state.items()} | {f'b.{k}': t for k, t in other.items()}
@@ -419,6 +426,7 @@ BAD = {
     'two models': (of_state(two_families), r"several models, under \['a.', 'b.'\].*--prefix"),
     'two wrappers': (of_state(lambda s: {'model': s, 'teacher': s}),
                      r"several models, under \['model.', 'teacher.'\].*--prefix"),
+    'SigLIP': (siglip, r'patch_embedding.weight has \(32, 3, 14, 14\), not \(width, 3'),
     'only an optimizer': (of_state(lambda s: {'state': {0: s}, 'param_groups': []}),
                           r'holds an optimizer .* and no weights'),
     'no file': (lambda folder: folder / 'w.safetensors', r'w.safetensors does not exist'),
