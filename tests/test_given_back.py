@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import foreign
@@ -290,7 +291,7 @@ def timm_answer(state, image, arguments):
     count = len(tokens) + arguments['reg_tokens']
     logits = None
     if arguments['num_classes']:
-        assert not arguments['fc_norm']
+        assert arguments['fc_norm'] is False, 'None is a norm after the mean'
         pooled = x[0] if arguments['global_pool'] == 'token' else x[count:].mean(0)
         logits = tensors.linear('head', pooled)
     return x[count:], x[:count], logits
@@ -483,6 +484,24 @@ def test_a_folder_is_written_whole_or_not_at_all(weights, tmp_path, monkeypatch)
 
     monkeypatch.setattr(outbound, 'write_sealed', full)
     with pytest.raises(OSError, match='no space'):
+        write_for('hf', tmp_path / 'folder', weights, overwrite=True)
+    assert os.listdir(tmp_path) == ['folder']
+    assert load_file(tmp_path / 'folder/model.safetensors').keys() == first.keys()
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    weights, tmp_path, monkeypatch
+):
+    _, first = write('hf', tmp_path, weights)
+    rename = Path.replace
+
+    def failing(path, target):
+        if path.name.endswith('.part') and path.is_dir():
+            raise OSError('busy')
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, 'replace', failing)
+    with pytest.raises(OSError, match='busy'):
         write_for('hf', tmp_path / 'folder', weights, overwrite=True)
     assert os.listdir(tmp_path) == ['folder']
     assert load_file(tmp_path / 'folder/model.safetensors').keys() == first.keys()
