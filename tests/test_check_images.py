@@ -215,8 +215,8 @@ def test_converted_file_classifies_a_folder(weights_file, pictures, monkeypatch,
 @torch.no_grad()
 def test_pictures_in_packs_are_classified_as_alone(weights_file, pictures):
     check = Check.of(pictures, tokens='4,20', classes=CLASSES)
-    got = check.records(weights_file)
     classifier, picture = Classifier.of(weights_file), 0
+    got = check.records(classifier)
     for file, name in check.pictures:
         if file.stem == 'broken':
             continue
@@ -271,11 +271,14 @@ def test_mistake_is_told_with_the_way_out(
         raise ValueError(told)
 
 
-def test_options_without_what_they_go_with_are_refused(weights_file, monkeypatch, capsys):
+def test_options_without_what_they_go_with_are_refused(weights_file, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, convert_weights, weights_file) == 2
     assert 'OUT is missing' in capsys.readouterr().err
     assert call(monkeypatch, convert_weights, weights_file, 'x.safetensors', '--tokens', '4') == 2
     assert 'go with --check-images' in capsys.readouterr().err
+    arguments = ['--check-images', tmp_path]
+    assert call(monkeypatch, convert_weights, 'hf://someone/something', *arguments) == 2
+    assert 'without OUT, SOURCE is a file that was converted' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -306,7 +309,7 @@ def test_pictures_none_of_which_can_be_read_are_told(weights_file, tmp_path):
         (tmp_path / 'bad' / name / 'a.jpg').write_bytes(b'<html>')
     check = Check.of(tmp_path / 'bad', tokens='4', classes=CLASSES)
     with pytest.raises(ValueError, match='none of 2 pictures can be read: .*a.jpg'):
-        check.records(weights_file)
+        check.records(Classifier.of(weights_file))
 
 
 def test_budgets_and_classes_are_read_from_text():
@@ -317,5 +320,6 @@ def test_budgets_and_classes_are_read_from_text():
 def test_real_weights_know_ants_from_bees(data_root):
     check = Check.of(data_root / 'hymenoptera', tokens='196', classes='ants=310,bees=309')
     few = Check(pictures=check.pictures[::10], classes=check.classes, budgets=check.budgets)
-    found = few.records(data_root / 'weights/deit_tiny_patch16_224.pt').found
+    classifier = Classifier.of(data_root / 'weights/deit_tiny_patch16_224.pt')
+    found = few.records(classifier).found
     assert (found[..., 1].mean(2) >= 80).all()  # of those asked, in each way

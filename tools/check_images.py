@@ -108,13 +108,13 @@ class Check:
         from navit_backbone.tools.check_images_report import write
 
         folder = report or weights_file.with_name(f'{weights_file.stem}_images')
+        classifier = Classifier.of(weights_file)
         folder.mkdir(parents=True, exist_ok=True)  # a folder that refuses is told before the work
-        print(write(self.records(weights_file), folder, weights_file))
+        print(write(self.records(classifier), folder, weights_file))
         print(f'the same, all figures and a plot in {folder}/table.md, figures.json and plot.png')
 
-    def records(self, weights_file: Path) -> Records:
+    def records(self, classifier: Classifier) -> Records:
         """All figures of all pictures; those that cannot be read are named and left out."""
-        classifier = Classifier.of(weights_file)
         classifier.check_classes(self.classes)
         faults: list[str] = []
         read: list[tuple[str, float]] = []  # folder and aspect of each picture

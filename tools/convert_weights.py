@@ -65,6 +65,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('--check-images shows what our own file does: leave out --to')
     if args.check_images is None and args.out is None:
         parser.error('OUT is missing: give a name that ends in .safetensors')
+    if args.out is None and (args.source.startswith(HUB) or args.family != 'auto' or args.prefix):
+        parser.error('without OUT, SOURCE is a file that was converted before: give OUT')
     return args
 
 
