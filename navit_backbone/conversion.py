@@ -246,7 +246,8 @@ def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> tuple[str,
     path = Path(name)  # of a model on the Hub, whose name may have dots, too
     for kind, texts in (('keys', own), ('name', (path.name.lower(), path.parent.name.lower()))):
         for candidate in fitting:
-            if any(re.search(FAMILIES[candidate].told_by, text) for text in texts):
+            told_by = FAMILIES[candidate].told_by
+            if any(text and re.search(told_by, text) for text in texts):  # $^ is in ''
                 return candidate, f'told by its {kind}'
     if len(fitting) == 1:
         return fitting[0], 'told by its keys'

@@ -515,6 +515,15 @@ def test_the_family_and_what_told_it_are_said(
     assert told in converted(file, tmp_path, monkeypatch, capsys, *options)[0]
 
 
+def test_a_name_without_a_folder_tells_no_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / 'x.pth', timm_state())
+    save(tmp_path / 'vit_base_patch16_224.pth', timm_state())
+    with pytest.raises(ValueError, match=r'x.pth fits mae, .* alike'):
+        read_weights('x.pth')
+    assert read_weights('vit_base_patch16_224.pth').family == 'timm-vit'
+
+
 def test_progress_is_shown_where_it_takes_long(tmp_path, monkeypatch, capsys):
     file = save(tmp_path / f'{NAME}.safetensors', timm_state())
     command = [file, tmp_path / 'out.safetensors', '--num-heads', 3, '--overwrite']
