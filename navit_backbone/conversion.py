@@ -83,8 +83,8 @@ def convert(
         said, statistics = {}, None
         unused = [f'its config.json is of model_type {model_type!r}, and was not used']
     candidates = list(FAMILIES) if family == 'auto' else [family]
-    start, own, others = _strip(tensors, candidates, name, prefix, told)
-    chosen, told = (family, told) if family != 'auto' else _find_family(own, start, name)
+    own, others = _strip(tensors, candidates, name, prefix, told)
+    chosen, told = (family, told) if family != 'auto' else _find_family(own, others, name)
     spec = FAMILIES[chosen]
     own = _respelled(own, spec)
     known = own.pop(EXTRA, None) if not spec.rules else None
@@ -190,8 +190,8 @@ def _of_model_type(model_type: str | None) -> str:
 
 def _strip(
     tensors: Mapping[str, Tensor], candidates: list[str], name: str, prefix: str | None, told: str
-) -> tuple[str, dict[str, Tensor], list[str]]:
-    """The prefix of the one model of a candidate, its tensors without it, and the other keys."""
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the one model of a candidate, without their prefix, and the other keys."""
     signatures = {FAMILIES[candidate].signature for candidate in candidates}
     found = sorted(
         {
@@ -222,10 +222,10 @@ def _strip(
         )
     start = found[0]
     own = {key[len(start) :]: item for key, item in tensors.items() if key.startswith(start)}
-    return start, own, [key for key in tensors if not key.startswith(start)] if start else []
+    return own, [key for key in tensors if not key.startswith(start)]
 
 
-def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> tuple[str, str]:
+def _find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tuple[str, str]:
     """The one family that the keys fit, or of several the one that a name tells; and what told."""
     faults = {}
     for candidate, spec in FAMILIES.items():
@@ -243,14 +243,17 @@ def _find_family(own: Mapping[str, Tensor], start: str, name: str) -> tuple[str,
             f'{name} looks like a ViT and is of no known family: it lacks what tells them apart; '
             f'known are {", ".join(FAMILIES)}; it holds {", ".join(list(own)[:4])}, ...'
         )
+    if len(fitting) == 1:
+        return fitting[0], 'told by its keys'
     path = Path(name)  # of a model on the Hub, whose name may have dots, too
-    for kind, texts in (('keys', own), ('name', (path.name.lower(), path.parent.name.lower()))):
+    for kind, texts in (
+        ('keys', (*own, *others)),
+        ('name', (path.name.lower(), path.parent.name.lower())),
+    ):
         for candidate in fitting:
             told_by = FAMILIES[candidate].told_by
             if any(text and re.search(told_by, text) for text in texts):  # $^ is in ''
                 return candidate, f'told by its {kind}'
-    if len(fitting) == 1:
-        return fitting[0], 'told by its keys'
     raise ValueError(
         f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells (activation '
         'or eps, the interpolation of positions, the input): state which, family=... (--family)'

@@ -354,6 +354,7 @@ FAMILIES = {
     'mae': Family(
         **_TIMM
         | {
+            'rules': tuple(item for item in _TIMM['rules'] if item not in _SCALES),  # DINOv2 has
             'droppable': r'(head|fc_norm|decoder_\w+)\..*|mask_token|decoder_pos_embed',
             'interpolation': {'interpolation': 'bicubic', 'antialias': False},
         },

@@ -515,6 +515,25 @@ def test_the_family_and_what_told_it_are_said(
     assert told in converted(file, tmp_path, monkeypatch, capsys, *options)[0]
 
 
+@pytest.mark.parametrize(
+    ('make', 'family'),
+    [
+        (lambda folder: foreign.dinov2(), 'dinov2'),
+        (lambda folder: foreign.dinov2(registers=4), 'dinov2-reg'),
+        (foreign.dinov3, 'dinov3'),
+        (foreign.hf_mae, 'hf-mae'),
+        (foreign.hf_dinov2, 'hf-dinov2'),
+        (foreign.hf_siglip2, 'hf-siglip2'),
+        (lambda folder: foreign.univitar(), 'univitar'),
+        (lambda folder: foreign.mmpretrain(), 'mmpretrain'),
+    ],
+)
+def test_keys_alone_tell_most_families(tmp_path, make, family):
+    file = save(tmp_path / 'x.pth', make(tmp_path / 'made').state)
+    weights = read_weights(file)
+    assert (weights.family, weights.told) == (family, 'told by its keys')
+
+
 def test_a_name_without_a_folder_tells_no_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / 'x.pth', timm_state())
