@@ -13,6 +13,8 @@ import navit_backbone.backbone  # noqa: F401  registers
 from navit_backbone import NaViT, pack, patchify
 from navit_backbone.checkpoint import load_weights, save_navit
 from navit_backbone.conversion import convert
+from navit_backbone.tasks.common.clip_budget import ClipToTokenBudget
+from navit_backbone.tools.token_curve import NATIVE, with_budget
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 TUBELET = (2, 14, 14)
@@ -134,3 +136,17 @@ def test_one_file_starts_every_task(scope, patch_size, tmp_path):
         assert torch.allclose(tokens, expected, rtol=0, atol=1e-5)  # the kernel is float32
     weight = theirs.state['encoder.layers.1.mlp.fc2.weight']
     assert torch.equal(found.vit.blocks[1].mlp.fc2.weight.float(), weight)
+
+
+def test_clips_are_tried_at_other_budgets_than_univitars():
+    cfg = Config.fromfile(CONFIGS / TASKS['mmengine'])
+    cfg.work_dir = 'work_dirs/none'
+
+    def size_at(budget):
+        chosen = with_budget(cfg, budget) if budget else cfg
+        (step,) = (s for s in chosen.test_dataloader.dataset.pipeline if 'max_tokens' in s)
+        options = {key: value for key, value in step.items() if key != 'type'}
+        return ClipToTokenBudget(**options).plan(256, 340, 64, 25.0).size
+
+    assert size_at(None) == size_at(NATIVE) == (18 * 14, 24 * 14)  # 3456 of 4096 tokens
+    assert size_at(800) == (9 * 14, 11 * 14)  # 100 a step, the largest grid of that aspect

@@ -47,12 +47,10 @@ def with_budget(cfg: Config, budget: int | str) -> Config:
             f'ClipToTokenBudget, of which the test pipeline has {len(steps)}: give it one'
         )
     (step,) = steps
-    of_clips = step.type == 'ClipToTokenBudget'
-    step.pop('native' if of_clips else 'min_tokens', None)
+    for name in ('native', 'min_tokens'):
+        step.pop(name, None)
     if budget == NATIVE:
-        step.update(
-            max_tokens=_UNBOUNDED, **(dict(native=True) if of_clips else dict(min_tokens=1))
-        )
+        step.update(max_tokens=_UNBOUNDED, min_tokens=1)
     else:
         step.max_tokens = budget
     cfg.work_dir = str(Path(cfg.work_dir) / f'tokens_{budget}')
