@@ -367,7 +367,19 @@ FAMILIES = {
         **_TIMM | {'interpolation': {'interpolation': 'bicubic', 'antialias': False}},
         statistics=IMAGENET,
     ),
-    'timm-vit': Family(**_TIMM, told_by=r'vit_[a-z]+_patch\d+'),
+    'timm-vit': Family(**_TIMM, told_by=r'vit_[a-z]+_patch\d+(?!.*(clip|siglip))'),
+    'timm-clip': Family(
+        **_TIMM | {'arch': _TIMM['arch'] | {'norm_eps': 1e-5}},
+        statistics=CLIP,
+        requires=r'norm_pre\.weight',
+        told_by=r'vit_[a-z]+_patch\d+_(?=.*clip)(?!.*quickgelu)',
+    ),
+    'timm-clip-quickgelu': Family(
+        **_TIMM | {'arch': _TIMM['arch'] | {'norm_eps': 1e-5, 'mlp': 'quick_gelu'}},
+        statistics=CLIP,
+        requires=r'norm_pre\.weight',
+        told_by=r'clip_quickgelu',
+    ),
     'naflexvit': Family(
         **_NAFLEXVIT,
         position=('embeds.pos_embed',),

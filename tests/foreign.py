@@ -77,6 +77,22 @@ def deit3(registers=0, qk_norm=False):
     return Foreign(state, by_plain_maths(plain_models.deit3, state), dict(family='timm-vit'))
 
 
+def timm_clip(quick=False):
+    state = timm_blocks() | norm('norm_pre', D) | {
+        'patch_embed.proj.weight': draw(D, 3, PATCH, PATCH),
+        'pos_embed': draw(1, 1 + GRID * GRID, D),
+        'cls_token': draw(1, 1, D),
+    }  # fmt: skip
+    act = plain_models.quick_gelu if quick else plain_models.gelu
+
+    def answer(image):
+        tensors = {key: item.to(image.dtype) for key, item in state.items()}
+        return Answer(*plain_models.timm_clip(tensors, image, HEADS, act))
+
+    name = 'vit_base_patch16_clip_quickgelu_224.openai' if quick else 'vit_base_patch16_clip_224'
+    return Foreign(state, answer, dict(name=f'{name}.safetensors'))
+
+
 def naflexvit(kind='', tokens=False):
     state = timm_blocks() | dense('embeds.proj', D, PATCH * PATCH * 3)
     if 'fac' in kind:

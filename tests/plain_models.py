@@ -68,7 +68,7 @@ def resized(table, grid, **rule):
     return out[0].permute(1, 2, 0)
 
 
-def timm_blocks(state, x, num_heads, norm_eps=1e-6):
+def timm_blocks(state, x, num_heads, norm_eps=1e-6, act=gelu):
     """timm's blocks and DINOv2's: with LayerScale, QK norms and SwiGLU where there are such."""
     depth = 1 + max(int(k.split('.')[1]) for k in state.tensors if k.startswith('blocks.'))
     for i in range(depth):
@@ -86,10 +86,28 @@ def timm_blocks(state, x, num_heads, norm_eps=1e-6):
             gate, up = block.linear('mlp.w12', y).chunk(2, 1)
             out = block.linear('mlp.w3', silu(gate) * up)
         else:
-            out = block.linear('mlp.fc2', gelu(block.linear('mlp.fc1', y)))
+            out = block.linear('mlp.fc2', act(block.linear('mlp.fc1', y)))
         scale = block.get('ls2.gamma')
         x = x + (out if scale is None else out * scale)
     return state.layer_norm('norm', x, norm_eps)
+
+
+def timm_clip(tensors, image, num_heads, act=gelu):
+    """timm's CLIP towers: a norm before the blocks, patches without bias, eps 1e-5."""
+    state = State(tensors)
+    kernel = state['patch_embed.proj.weight']
+    patches, grid = cut(image, kernel.shape[-1])
+    rows = state['pos_embed'][0]
+    side = int((len(rows) - 1) ** 0.5)
+    table = resized(rows[1:].unflatten(0, (side, side)), grid, mode='bicubic', antialias=True)
+    x = torch.einsum('nchw,dchw->nd', patches, kernel) + table.flatten(0, 1)
+    x = state.layer_norm('norm_pre', torch.cat([state['cls_token'][0] + rows[:1], x]), 1e-5)
+    x = timm_blocks(state, x, num_heads, 1e-5, act)
+    return x[1:], x[:1]
+
+
+def quick_gelu(x):
+    return x / (1 + torch.exp(-1.702 * x))
 
 
 def deit3(tensors, image, num_heads):

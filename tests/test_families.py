@@ -32,6 +32,8 @@ NEEDS_FOLDER = {  # those that transformers writes to files
 }
 PLAIN = {
     'deit3': foreign.deit3,
+    'timm-clip': foreign.timm_clip,
+    'timm-clip-quickgelu': lambda: foreign.timm_clip(quick=True),
     'timm registers': lambda: foreign.deit3(registers=4),
     'timm qk norm': lambda: foreign.deit3(qk_norm=True),
     'naflexvit': foreign.naflexvit,
