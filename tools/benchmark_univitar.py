@@ -26,7 +26,7 @@ TUBELET: PatchShape = (2, 14, 14)
 PICTURE, CLIP = (1, 476, 644), (4, 252, 336)
 # bytes: weights, gradients, activations (kept, or made again block by block), libraries; with some
 # to spare
-NEEDED = {False: 14 * 2**30, True: 6 * 2**30}
+NEEDED = {False: 14 * 2**30, True: 7 * 2**30}
 SMALL = dict(preset=ARCH, embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=48)
 
 
