@@ -181,7 +181,7 @@ def test_convert_writes_a_file_that_says_how_to_use_it(data_root, monkeypatch, t
     assert call(monkeypatch, convert_weights, source, out) is None
     printed = capsys.readouterr().out
     assert '152 tensors loaded, 100.0% of the backbone' in printed
-    assert "arch={'preset': 'tiny', 'prefix_tokens': 1}" in printed
+    assert 'maps of 192 channels, patches of 1x16x16' in printed
     weights = read_weights(out)
     assert (weights.family, weights.input_mean) == ('timm-deit', (0.485, 0.456, 0.406))
     # the printed line builds the backbone and loads the file

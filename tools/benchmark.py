@@ -8,6 +8,7 @@ siglip2   against Hugging Face's Siglip2VisionModel of the same shape
 memory    64 pictures of 1024 tokens against 8
 packer    examples per second, and empty slots
 conversion    memory of tools/convert_weights.py on 304 M values, over the size of the file
+positions  of 64 mixed sizes, over a forward of ViT-B
 univitar  UniViTAR-0.3B whole, forward and backward: a picture and a clip in one pack
 steps     whole training steps of RetinaNet and Mask R-CNN, packed against padded
 pipeline  photos through the training pipeline, against stock Resize(keep_ratio)
@@ -29,14 +30,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import torch
 
+from navit_backbone.packing import pack, patchify
+from navit_backbone.position import Learned1DPosition
 from navit_backbone.tools.benchmark_arms import (
     PATCH_SIZE,
     Batch,
@@ -63,12 +68,13 @@ from navit_backbone.tools.measure import (
     figure_of,
     free_bytes,
     in_new_process,
+    interleaved,
     lower_quartile,
     machine,
     show_progress,
     spread,
 )
-from navit_backbone.vit import ARCHS
+from navit_backbone.vit import ARCHS, NaViT
 
 
 def padded_rows(setting: Setting, name: str) -> list[Result]:
@@ -227,7 +233,41 @@ def packer_rows(setting: Setting) -> list[Result]:
 
 
 ON_PHOTOS = {'padded': padded_rows, 'uniform': uniform_rows, 'siglip2': siglip2_rows}
+
+
+def position_rows(setting: Setting) -> list[Result]:
+    """Positions of 64 mixed sizes, for the tables that public weights have, over a forward."""
+    rng = random.Random(0)
+    grids = [(rng.randint(4, 32), rng.randint(4, 32)) for _ in range(4 if setting.smoke else 64)]
+    name = 'tiny' if setting.smoke else 'base'
+    pixels = [torch.rand(3, h * PATCH_SIZE, w * PATCH_SIZE) for h, w in grids]
+    patch_shape = (1, PATCH_SIZE, PATCH_SIZE)
+    packed = pack([patchify(item, patch_shape) for item in pixels]).to(setting.device)
+    model = NaViT(name, patch_size=PATCH_SIZE).to(setting.device).eval()
+    calls: dict[str, Callable[[int], object]] = {'forward': lambda _: model(packed)}
+    for side, antialias in ((14, True), (37, True), (37, False), (64, False)):
+        table = Learned1DPosition(
+            ARCHS[name].embed_dims, grid=(side, side), antialias=antialias
+        ).to(setting.device)
+        smooth = 'with' if antialias else 'without'
+        calls[f'{side} x {side} {smooth} antialias'] = lambda _, table=table: table(packed)
+    with torch.no_grad():  # a forward of ViT-B takes a minute on a CPU
+        seconds = interleaved(calls, rounds=min(setting.rounds, 5), label='positions')
+    forward = median(seconds.pop('forward'))
+    few = 'smoke: ' if setting.smoke else ''
+    return [
+        Result(
+            what=f'positions {what}, for {len(grids)} sizes, over a forward of {name}',
+            figure=f'{few}{median(took) / forward:.2%}',
+            target='under 3 %',
+            detail=f'{len(packed.patches):,} tokens',
+        )
+        for what, took in seconds.items()
+    ]
+
+
 ALONE = {
+    'positions': position_rows,
     'memory': memory_rows,
     'packer': packer_rows,
     'conversion': conversion_rows,

@@ -24,12 +24,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from navit_backbone.checkpoint import OPTIONAL_FIELDS, check_target, read_weights, save_navit
-from navit_backbone.conversion import NaViTWeights
+from navit_backbone.checkpoint import check_target, read_weights, save_navit
 from navit_backbone.families import FAMILIES
 from navit_backbone.outbound import check_place, write_for
 from navit_backbone.tools.command_line import run
-from navit_backbone.vit import ARCHS, Arch
 from navit_backbone.weight_sources import HUB, find_source
 
 LONG = 2**28  # bytes from which on one wants to see how far it is
@@ -112,7 +110,11 @@ def convert(args: argparse.Namespace) -> None:
     report = save_navit(args.out, weights, overwrite=args.overwrite, progress=show_progress)
     print(report)
     print(f'  input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
-    print(f'Use it:\n  backbone={backbone_of(weights, args.out)}')
+    width, shapes = weights.arch['embed_dims'], weights.patch_shapes
+    sides = ' and '.join('x'.join(map(str, shape)) for shape in shapes)
+    start = f"dict(type='Pretrained', checkpoint={str(args.out)!r})"
+    print(f'  maps of {width} channels, patches of {sides} (t x h x w)')
+    print(f"Use it:\n  backbone=dict(type='NaViTBackbone', init_cfg={start})")
 
 
 def show_progress(what: str, done: int, total: int) -> None:
@@ -120,26 +122,6 @@ def show_progress(what: str, done: int, total: int) -> None:
     if total >= LONG:
         text = f'{what}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB'
         print(f'\r{text:<60}', end='\n' if done == total else '', file=sys.stderr, flush=True)
-
-
-def backbone_of(weights: NaViTWeights, out: Path) -> str:
-    """The part of a config that takes these weights."""
-    arch = Arch(**{k: v for k, v in weights.arch.items() if k not in OPTIONAL_FIELDS})
-    preset, base = max(ARCHS.items(), key=lambda item: shared(arch, item[1]))
-    fields = {k: v for k, v in arch.to_dict().items() if v != getattr(base, k)}
-    parts = {
-        'type': 'NaViTBackbone',
-        'arch': {'preset': preset, **fields} if fields else preset,
-        'patch_size': weights.patch_shapes[0][1],
-        'position': weights.position,
-        'init_cfg': {'type': 'Pretrained', 'checkpoint': str(out)},
-    }
-    return f'dict({", ".join(f"{key}={value!r}" for key, value in parts.items())})'
-
-
-def shared(arch: Arch, other: Arch) -> int:
-    """How many fields of two architectures agree."""
-    return sum(value == getattr(other, key) for key, value in arch.to_dict().items())
 
 
 def main() -> None:
