@@ -577,6 +577,7 @@ FAMILIES = {
         statistics=IMAGENET,
         ends_in_norm=False,
         requires=r'encoder\.layers\.\d+\.mlp\.fc3\.weight',
+        model_types=('univitar',),
     ),
     'moonvit': Family(
         signature=r'patch_embed\.pos_emb\.weight',

@@ -200,7 +200,18 @@ def _of_ours(config: Mapping[str, Any], path: Path) -> tuple[str | None, Mapping
         if kind in REFUSED_TYPES:
             raise ValueError(f'{path} says model_type {kind!r}: it is {REFUSED_TYPES[kind]}')
     found = next((kind for kind in kinds if kind in known), None)
+    if found is None and config.get('pe_type') == 'rope2d':
+        return 'univitar', _of_univitar(config)
     return found, inner if found else {}
+
+
+def _of_univitar(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What UniViTAR's config, which names no type, says in the terms of the others."""
+    names = (*CONFIG_NAMES.values(), 'layer_norm_eps', 'rope_theta')
+    inner = {key: config[key] for key in names if key in config}
+    if isinstance(wide := inner.get('intermediate_size'), int):
+        inner['intermediate_size'] = int(wide * 2 / 3)  # its SwiGLU is narrower by a third
+    return inner
 
 
 def _fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -578,3 +578,22 @@ def test_names_keep_what_was_given(folder):
     save(folder / 'model.safetensors', timm_state())
     assert find_source(folder).name == str(folder)
     assert find_source(folder / 'model.safetensors').name == str(folder / 'model.safetensors')
+
+
+def test_univitar_s_config_tells_the_heads(tmp_path):
+    """It names no model_type, and its SwiGLU is narrower than intermediate_size by a third."""
+    state = foreign.univitar().state
+    torch.save(state, tmp_path / 'pytorch_model.bin')
+    config = dict(
+        pe_type='rope2d', rope_theta=500.0, hidden_size=foreign.D, num_attention_heads=8,
+        num_hidden_layers=foreign.DEPTH, intermediate_size=foreign.HIDDEN * 3 // 2,
+        patch_size=foreign.PATCH, hidden_act='SwiGLU', layer_norm_eps=1e-6,
+    )  # fmt: skip
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    weights = read_weights(tmp_path)
+    assert (weights.family, weights.arch['num_heads']) == ('univitar', 8)
+    assert weights.arch['rope']['theta'] == 500.0
+    assert weights.arch['mlp'] == 'swiglu_norm'
+    (tmp_path / 'config.json').write_text(json.dumps(config | {'intermediate_size': 96}))
+    with pytest.raises(ValueError, match=r'intermediate_size 64, its tensors 48'):
+        read_weights(tmp_path)
