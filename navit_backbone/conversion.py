@@ -87,6 +87,11 @@ def convert(
     chosen, told = (family, told) if family != 'auto' else _find_family(own, others, name)
     spec = FAMILIES[chosen]
     own = _respelled(own, spec)
+    if spec.requires and not any(re.fullmatch(spec.requires, key) for key in own):
+        raise ValueError(
+            f'{name} is not of the family {chosen}, which has {readable(spec.requires)}: leave '
+            '--family out, or state the one that it is of'
+        )
     known = own.pop(EXTRA, None) if not spec.rules else None
     if unknown := _unknown(own, spec):
         raise ValueError(
@@ -129,6 +134,11 @@ def convert(
         left_over=(*left, *others),
         notes=(*notes, *unused, *_precision(renamed)),
     )
+
+
+def readable(pattern: str) -> str:
+    """A key's regular expression as a name."""
+    return pattern.replace(r'\d+', 'N').replace('\\', '')
 
 
 def as_given(position: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -208,7 +218,8 @@ def _strip(
         if len(candidates) == 1:
             (signature,) = signatures
             raise ValueError(
-                f'{name} is not of the family {candidates[0]} ({told}): no key {signature} in it; '
+                f'{name} is not of the family {candidates[0]} ({told}): no key '
+                f'{readable(signature)} in it; '
                 f'it holds {", ".join(list(tensors)[:4])}, ...: state another (--family)'
             )
         raise ValueError(
@@ -254,10 +265,23 @@ def _find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tup
             told_by = FAMILIES[candidate].told_by
             if any(text and re.search(told_by, text) for text in texts):  # $^ is in ''
                 return candidate, f'told by its {kind}'
+    choices = '\n  '.join(f'{item}: {_untold(FAMILIES[item])}' for item in fitting)
     raise ValueError(
-        f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells (activation '
-        'or eps, the interpolation of positions, the input): state which, family=... (--family)'
+        f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells: state '
+        f'which by family=... (--family {fitting[-1]}, say):\n  {choices}'
     )
+
+
+def _untold(spec: Family) -> str:
+    """What of a family no tensor tells, in a line."""
+    arch, table = spec.arch, spec.interpolation
+    parts = [f'eps {arch.get("norm_eps")}', str(arch.get('mlp', 'swiglu_norm'))]
+    if table:
+        smooth = 'with' if table.get('antialias') else 'without'
+        parts.append(f'positions {table["interpolation"]} {smooth} antialias')
+    if spec.statistics:
+        parts.append(f'mean of the input {spec.statistics[0]}')
+    return ', '.join(parts)
 
 
 def _respelled(own: Mapping[str, Tensor], spec: Family) -> dict[str, Tensor]:

@@ -202,3 +202,14 @@ def test_a_class_token_takes_its_position_with_it():
     assert torch.equal(prefix[0], state['cls_token'][0, 0] + state['pos_embed'][0, 0])
     assert torch.equal(prefix[1:], state['register_tokens'][0])
     assert (weights.arch['prefix_tokens'], weights.arch['registers']) == (5, 4)
+
+
+@pytest.mark.parametrize('family', ['dinov2', 'timm-clip', 'dinov2-reg'])
+def test_a_stated_family_has_to_have_what_tells_it(family):
+    with pytest.raises(ValueError, match=rf'is not of the family {family}, which has \w+'):
+        convert(foreign.deit3().state, family=family, num_heads=HEADS)
+
+
+def test_the_choice_among_siblings_says_how_they_differ():
+    with pytest.raises(ValueError, match=r'(?s)--family timm-vit.*timm-augreg: eps 1e-06, gelu, '):
+        convert(foreign.deit3().state | {'blocks.0.ls1.gamma': torch.ones(D)}, name='x.pth')

@@ -109,6 +109,10 @@ def convert(args: argparse.Namespace) -> None:
         return
     report = save_navit(args.out, weights, overwrite=args.overwrite, progress=show_progress)
     print(report)
+    arch, table = weights.arch, weights.position
+    print(
+        f'  computes: {arch["norm"]} with eps {arch["norm_eps"]}, {arch["mlp"]}, position {table}'
+    )
     print(f'  input: mean {weights.input_mean}, std {weights.input_std} of RGB in [0, 1]')
     width, shapes = weights.arch['embed_dims'], weights.patch_shapes
     sides = ' and '.join('x'.join(map(str, shape)) for shape in shapes)

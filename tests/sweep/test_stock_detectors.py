@@ -74,7 +74,7 @@ def test_what_is_left_out_and_why(config, reason):
     ('part', 'value', 'message'),
     [
         ('neck', dict(strides=[2, 4, 8, 16, 32]), 'counts with stride 64'),
-        ('backbone', dict(frozen_stages=2, final_norm=False), 'no gradient reaches the backbone'),
+        ('backbone', dict(frozen_stages=2, arch=dict(final_norm=False)), 'no gradient reaches'),
         ('rpn_head', dict(loss_bbox=dict(type='L1Loss', loss_weight=float('nan'))), 'not finite'),
     ],
 )
