@@ -32,7 +32,8 @@ def fill_from_file(model: MutableMapping[str, Any]) -> None:
     """
     backbone = _backbone(model)
     start = (backbone or {}).get('init_cfg') or {}
-    if backbone is not None and start.get('type') == 'Pretrained' and told_by(start['checkpoint']):
+    file = start.get('checkpoint') if start.get('type') == 'Pretrained' else None
+    if backbone is not None and file is not None and told_by(file):
         backbone.update(complete(backbone, pictures=backbone['type'] == NaViTBackbone.__name__))
 
 
