@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile('busy', deadline=None)  # a slow machine is no fault of the code
+settings.load_profile('busy')
 
 
 @pytest.fixture(scope='session')
