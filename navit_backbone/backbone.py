@@ -95,7 +95,7 @@ class PackedBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.is_init: bool
-        self.completed: dict[str, Any] = {}  # arguments that a file told
+        self.completed: dict[str, Any] = {}  # arguments that were left out, as they came to be
         self.statistics: Statistics | None = None  # of the input that the loaded weights know
         self.vit = vit
         guard_loading(self.vit)

@@ -464,6 +464,14 @@ def interpolation_taps(
 
     Without antialias; beyond the border the last counts again.
     """
+    if torch.compiler.is_compiling():
+        return _taps(size_in, size_out, interpolation, offset)
+    return _cached_taps(size_in, size_out, interpolation, offset)
+
+
+def _taps(
+    size_in: int, size_out: int, interpolation: Interpolation, offset: float
+) -> tuple[Tensor, Tensor]:
     scale = size_in / (size_out + offset)
     source = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale - 0.5
     taps = torch.tensor([0, 1]) if interpolation == 'bilinear' else torch.tensor([-1, 0, 1, 2])
@@ -473,6 +481,9 @@ def interpolation_taps(
     distance = source[:, None] - neighbours
     weights = 1 - distance.abs() if interpolation == 'bilinear' else _cubic(distance, -0.75)
     return neighbours.clamp(0, size_in - 1), weights
+
+
+_cached_taps = functools.lru_cache(maxsize=4096)(_taps)
 
 
 class TemporalPosition(nn.Module):
@@ -529,9 +540,9 @@ class RotaryPosition(nn.Module):
         """The angles [T, K / 2] in float64, one of each pair of channels."""
         num_axes = 3 if self.time else 2
         inverse = frequencies(self.head_width // 2 // num_axes, self.theta, packed.coords.device)
-        coords = packed.coords[:, 3 - num_axes :].double()
+        coords = packed.coords[:, 3 - num_axes :].to(torch.float64, copy=True)
         if self.time:
-            coords = coords * coords.new_tensor([packed.patch_shape[0], 1, 1])
+            coords[:, 0] *= packed.patch_shape[0]  # frames
         angles = _laid_out(coords[:, :, None] * inverse, self.layout)
         return nn.functional.pad(angles, (0, self.head_width // 2 - angles.shape[1]))
 

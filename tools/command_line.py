@@ -25,7 +25,7 @@ from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
-from navit_backbone.tasks.common.pretrained import fill_from_file, fill_from_state
+from navit_backbone.tasks.common.pretrained import fill_from_file, fill_from_state, leaves_out
 from navit_backbone.tasks.common.wording import few
 
 # What a constructor says to an argument that it does not know, or that it lacks.
@@ -260,8 +260,9 @@ def build_runner(cfg: Config) -> Runner:
 
 def without_pretraining(cfg: Config, checkpoint: Path) -> None:
     """Leave out the file that training starts from: a checkpoint holds all that it tells."""
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    fill_from_state(cfg.model, content.get('state_dict', content))
+    if leaves_out(cfg.model):
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        fill_from_state(cfg.model, content.get('state_dict', content))
     backbone = cfg.model.get('backbone')
     if isinstance(backbone, ConfigDict):
         backbone.init_cfg = None

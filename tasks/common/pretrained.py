@@ -37,6 +37,20 @@ def fill_from_file(model: MutableMapping[str, Any]) -> None:
         backbone.update(complete(backbone, pictures=backbone['type'] == NaViTBackbone.__name__))
 
 
+def leaves_out(model: MutableMapping[str, Any]) -> bool:
+    """Whether a model's config leaves something of its backbone to a file."""
+    backbone = _backbone(model)
+    if backbone is None:
+        return False
+    pictures = backbone['type'] == NaViTBackbone.__name__
+    untold = complete({**backbone, 'init_cfg': None}, pictures=pictures)
+    return bool(untold) or not _whole(backbone['arch'])
+
+
+def _whole(arch: Any) -> bool:
+    return isinstance(arch, str) or 'preset' in arch
+
+
 def fill_from_state(model: MutableMapping[str, Any], state: Mapping[str, Any]) -> None:
     """The same from a checkpoint of training, which tells it too; the first file is not needed."""
     key = next((key for key in state if key.endswith(f'backbone.vit.{EXTRA}')), None)
