@@ -170,7 +170,8 @@ class NaViTBackbone(PackedBackbone):
     The batch [B, C, H, W] carries the (height, width) in pixels of its pictures as the plain
     attribute `image_sizes`, which this project's data preprocessors set. `forward` gathers the
     real patches, packs them, and lays the tokens back on zero-filled maps
-    ``[B, embed_dims, ceil(H / p), ceil(W / p)]`` that carry the same attribute.
+    ``[B, embed_dims, ceil(H / p), ceil(W / p)]`` that carry the same attribute, and `patch_size`,
+    by which our pyramid and heads know whether they are built for them (`check_stride`).
 
     Pooling and classifier of `arch` are left out: maps need neither, and unused weights would stop
     DDP. `strict`: raise, rather than warn once, when a training batch of several pictures comes
@@ -230,6 +231,7 @@ class NaViTBackbone(PackedBackbone):
         maps = tuple(unpack_canvas(tokens, packed, grid).contiguous() for tokens in output.features)
         for item in maps:
             item.image_sizes = sizes  # type: ignore[attr-defined]
+            item.patch_size = self.patch_size  # type: ignore[attr-defined]
         return maps
 
     def _sizes(self, x: Tensor, image_sizes: Sequence[Size] | None) -> list[Size]:
@@ -315,6 +317,18 @@ class NaViTClipBackbone(PackedBackbone):
     def pooled(self, output: NaViTOutput) -> Tensor:
         """One vector per clip: [N, D]."""
         return self.vit.pooled(output)
+
+
+def check_stride(x: Tensor, in_stride: float, owner: str) -> None:
+    """Raise where a map of ours has another stride than the layer `owner` is built for."""
+    patch_size = getattr(x, 'patch_size', in_stride)
+    if patch_size != in_stride:
+        raise ValueError(
+            f'{owner} has in_stride={in_stride}, but the backbone gives maps of stride '
+            f'{patch_size}, its patch_size: set in_stride={patch_size}, and the strides behind it '
+            f'(tools/doctor.py CONFIG names them), or resample the patches: patch_size={in_stride} '
+            "and patch_resize='flexivit' in init_cfg"
+        )
 
 
 def refuse_missing(checkpoint: str | None) -> None:

@@ -178,10 +178,15 @@ def build(weights: NaViTWeights) -> NaViT:
     unknown = [name for name in needed if name not in weights.arch]
     if weights.position is None and any(key.startswith('position.') for key in weights.tensors):
         unknown.append('position')
+    if unknown == ['num_heads']:
+        raise ValueError(
+            f'no tensor tells the number of heads, and width {weights.arch["embed_dims"]} has no '
+            'usual one: state it by num_heads=... (--num-heads N)'
+        )
     if unknown:
         raise ValueError(
-            f'nothing in these weights tells {", ".join(unknown)}: state the family or num_heads, '
-            'or save from the model itself: save_navit(path, weights_of(model))'
+            f'nothing in these weights tells {", ".join(unknown)}: state the family, or save from '
+            'the model itself: save_navit(path, weights_of(model))'
         )
     shapes: Any = weights.patch_shapes
     return NaViT(
@@ -300,12 +305,7 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
     wrong = _wrong_fields(model.arch, weights.arch)
     shapes = sorted(model.patch_shapes)
     if weights.patch_shapes != shapes:
-        there = ' and '.join(str(shape) for shape in weights.patch_shapes)
-        wrong.append(
-            f'the file has patches of (t, h, w) = {there}, the model {shapes}: set patch_size; '
-            'patches of pictures start tubelets of any length, as high and wide as they are; '
-            "patch_resize='flexivit' in init_cfg makes them higher and wider too"
-        )
+        wrong.append(_other_patches(weights.patch_shapes, shapes))
     elif weights.position is not None:
         here, rule = describe_position(model.position), weights.position
         if not weights.stated:
@@ -334,6 +334,17 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
         elif not tensor.is_floating_point() or tensor.itemsize < 2:
             wrong.append(f'{key}: the file has {tensor.dtype}, and quantised weights are not read')
     return wrong
+
+
+def _other_patches(there: list[tuple[int, ...]], here: list[tuple[int, int, int]]) -> str:
+    """What to do where patches differ (t, h, w)."""
+    sides = [h if h == w else (t, h, w) for t, h, w in there]
+    given, built = (' and '.join('x'.join(map(str, s)) for s in shapes) for shapes in (there, here))
+    return (
+        f'the file has patches of {given} (t x h x w), the model of {built}: set patch_size='
+        f'{sides[0] if len(sides) == 1 else sides} or leave it out, which takes that of the file'
+        + ("; or resample them by patch_resize='flexivit' in init_cfg" if len(sides) == 1 else '')
+    )
 
 
 def _wrong_fields(model: Arch, given: Mapping[str, Any]) -> list[str]:

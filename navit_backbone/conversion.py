@@ -1,4 +1,4 @@
-"""Weights of other projects under NaViT's names, and back again, by the specs of `families`.
+"""Weights of other projects under NaViT's names, by the specs of `families`.
 
 A key that has no place is refused, since the rest would compute something else.
 """
@@ -10,20 +10,28 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .families import FAMILIES, REFUSED, Family, Rule
+from .families import FAMILIES, Family, Rule
 from .layers import ACTIVATIONS
+from .recognition import (
+    find_family,
+    is_ruled,
+    key_pattern,
+    of_model_type,
+    own_tensors,
+    readable,
+    refuse_known,
+    respelled,
+    unknown_keys,
+)
 from .sealed import Progress, unseen
 from .vit import EXTRA, read_architecture
 
 _KERNELS = {'kernel': 4, 'clip_kernel': 5}  # and their dimensions
-WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
 # What a config.json may say and tensors tell too, under the names of Arch and under its own.
 CONFIG_NAMES = {
     'embed_dims': 'hidden_size',
@@ -74,32 +82,38 @@ def convert(
     """
     said = dict(stated or {})
     model_type, statistics = said.pop('model_type', None), said.pop('statistics', None)
-    _refuse_known(tensors, name)
-    in_config, told = _of_model_type(model_type), 'stated'
+    refuse_known(tensors, name)
+    in_config, told = of_model_type(model_type), 'stated'
     unused = []
     if family == 'auto' and in_config != 'auto':
         family, told = in_config, f'told by its config.json, model_type {model_type!r}'
-    elif in_config not in ('auto', family):
-        said, statistics = {}, None
-        unused = [f'its config.json is of model_type {model_type!r}, and was not used']
+    elif in_config not in ('auto', family):  # of one layout, it still tells the sizes
+        one_layout = FAMILIES[in_config].signature == FAMILIES[family].signature
+        said = {key: said[key] for key in CONFIG_NAMES if one_layout and key in said}
+        statistics = None
+        used = ', '.join(CONFIG_NAMES[key] for key in said)
+        unused = [
+            f'its config.json is of model_type {model_type!r}, and was '
+            + (f'used for {used} alone' if used else 'not used')
+        ]
     candidates = list(FAMILIES) if family == 'auto' else [family]
-    own, others = _strip(tensors, candidates, name, prefix, told)
-    chosen, told = (family, told) if family != 'auto' else _find_family(own, others, name)
+    own, others = own_tensors(tensors, candidates, name, prefix, told)
+    chosen, told = (family, told) if family != 'auto' else find_family(own, others, name)
     spec = FAMILIES[chosen]
-    own = _respelled(own, spec)
+    own = respelled(own, spec)
     if spec.requires and not any(re.fullmatch(spec.requires, key) for key in own):
         raise ValueError(
             f'{name} is not of the family {chosen}, which has {readable(spec.requires)}: leave '
             '--family out, or state the one that it is of'
         )
     known = own.pop(EXTRA, None) if not spec.rules else None
-    if unknown := _unknown(own, spec):
+    if unknown := unknown_keys(own, spec):
         raise ValueError(
             f'{name}: as {chosen} there is no place in NaViT for {summary(unknown)}: loading the '
             'rest would compute something else; take weights of a plain ViT, state another '
             'family, or remove these keys if they do not matter'
         )
-    left = [key for key in own if re.fullmatch(spec.droppable, key) and not _ruled(key, spec)]
+    left = [key for key in own if re.fullmatch(spec.droppable, key) and not is_ruled(key, spec)]
     renamed, notes = _rename(own, spec, name)
     if 'dist_token' in own or any(key.startswith('fc_norm.') for key in left):
         # two heads on two tokens, or a norm after the mean: our classifier would answer otherwise
@@ -136,193 +150,11 @@ def convert(
     )
 
 
-def readable(pattern: str) -> str:
-    """A key's regular expression as a name."""
-    return pattern.replace(r'\d+', 'N').replace('\\', '')
-
-
 def as_given(position: dict[str, Any] | None) -> dict[str, Any] | None:
     """A position's spec that JSON brought back."""
     if position and 'grid' in position:
         position['grid'] = tuple(position['grid'])
     return position
-
-
-def find_tensors(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors inside a checkpoint's wrappers, and the names of what else is in it.
-
-    Where several wrappers hold tensors, their names stay before the keys, so that one is picked.
-    """
-    inside = {key: item for key in WRAPPERS if isinstance(item := content.get(key), Mapping)}
-    others = [str(key) for key in content if key not in inside]
-    if len(inside) > 1:  # some may be of other things, or empty
-        inside = {key: item for key, item in inside.items() if _holds_tensors(item)} or inside
-    if len(inside) > 1 and all(map(_holds_tensors, inside.values())):
-        models = {key: find_tensors(item, name)[0] for key, item in inside.items()}
-        joined = {f'{w}.{key}': item for w, model in models.items() for key, item in model.items()}
-        return joined, others
-    for item in inside.values():
-        tensors, more = find_tensors(item, name)
-        return tensors, [*others, *more]
-    tensors = {key: item for key, item in content.items() if isinstance(item, Tensor)}
-    if tensors:
-        return tensors, [str(key) for key in content if key not in tensors]
-    there = ', '.join(map(str, list(content)[:6])) or 'nothing'
-    if 'param_groups' in content or 'optimizer' in content:
-        raise ValueError(f'{name} holds an optimizer ({there}) and no weights: give the model file')
-    raise ValueError(f'{name} holds no tensors, only {there}: give a state dict')
-
-
-def _holds_tensors(content: Any) -> bool:
-    if not isinstance(content, Mapping):
-        return False
-    inner = [content[key] for key in WRAPPERS if key in content]
-    return any(isinstance(item, Tensor) for item in content.values()) or any(
-        _holds_tensors(item) for item in inner
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Which family, and which of the models in a file
-
-
-def _refuse_known(tensors: Mapping[str, Tensor], name: str) -> None:
-    for pattern, reason in REFUSED.items():
-        if key := next((key for key in tensors if re.fullmatch(pattern, key)), None):
-            raise ValueError(f'{name} holds {key}: it is {reason}')
-
-
-def _of_model_type(model_type: str | None) -> str:
-    """The family of the `model_type` in a config.json, or 'auto'."""
-    fitting = [name for name, spec in FAMILIES.items() if model_type in spec.model_types]
-    return fitting[0] if fitting else 'auto'
-
-
-def _strip(
-    tensors: Mapping[str, Tensor], candidates: list[str], name: str, prefix: str | None, told: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the one model of a candidate, without their prefix, and the other keys."""
-    signatures = {FAMILIES[candidate].signature for candidate in candidates}
-    found = sorted(
-        {
-            key[: match.start(1)]
-            for key in tensors
-            for signature in signatures
-            if (match := re.fullmatch(rf'(?:.*\.)?({signature})', key))
-        }
-    )
-    if prefix is not None:
-        wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
-        found = [item for item in found if item in (wanted, f'{wanted}vit.')]
-    if not found:
-        if len(candidates) == 1:
-            (signature,) = signatures
-            raise ValueError(
-                f'{name} is not of the family {candidates[0]} ({told}): no key '
-                f'{readable(signature)} in it; '
-                f'it holds {", ".join(list(tensors)[:4])}, ...: state another (--family)'
-            )
-        raise ValueError(
-            f'{name} is of no known family'
-            + (f' under the prefix {prefix!r}' if prefix else '')
-            + f': known are {", ".join(FAMILIES)}; it holds {", ".join(list(tensors)[:4])}, ...'
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f'{name} holds several models, under {found}: pick one with prefix=... (--prefix)'
-        )
-    start = found[0]
-    own = {key[len(start) :]: item for key, item in tensors.items() if key.startswith(start)}
-    return own, [key for key in tensors if not key.startswith(start)]
-
-
-def _find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tuple[str, str]:
-    """The one family that the keys fit, or of several the one that a name tells; and what told."""
-    faults = {}
-    for candidate, spec in FAMILIES.items():
-        keys = _respelled(own, spec)
-        signed = any(re.fullmatch(spec.signature, key) for key in keys)
-        told = not spec.requires or any(re.fullmatch(spec.requires, key) for key in keys)
-        held = not spec.position or all(key in keys for key in spec.position)
-        if signed and told and held:
-            faults[candidate] = _unknown(keys, spec)
-    fitting = [candidate for candidate, unknown in faults.items() if not unknown]
-    if not fitting and faults:
-        return min(faults, key=lambda candidate: len(faults[candidate])), ''  # what is unknown
-    if not fitting:
-        raise ValueError(
-            f'{name} looks like a ViT and is of no known family: it lacks what tells them apart; '
-            f'known are {", ".join(FAMILIES)}; it holds {", ".join(list(own)[:4])}, ...'
-        )
-    if len(fitting) == 1:
-        return fitting[0], 'told by its keys'
-    path = Path(name)  # of a model on the Hub, whose name may have dots, too
-    for kind, texts in (
-        ('keys', (*own, *others)),
-        ('name', (path.name.lower(), path.parent.name.lower())),
-    ):
-        for candidate in fitting:
-            told_by = FAMILIES[candidate].told_by
-            if any(text and re.search(told_by, text) for text in texts):  # $^ is in ''
-                return candidate, f'told by its {kind}'
-    choices = '\n  '.join(f'{item}: {_untold(FAMILIES[item])}' for item in fitting)
-    raise ValueError(
-        f'{name} fits {", ".join(fitting)} alike, which differ in what no tensor tells: state '
-        f'which by family=... (--family {fitting[-1]}, say):\n  {choices}'
-    )
-
-
-def _untold(spec: Family) -> str:
-    """What of a family no tensor tells, in a line."""
-    arch, table = spec.arch, spec.interpolation
-    parts = [f'eps {arch.get("norm_eps")}', str(arch.get('mlp', 'swiglu_norm'))]
-    if table:
-        smooth = 'with' if table.get('antialias') else 'without'
-        parts.append(f'positions {table["interpolation"]} {smooth} antialias')
-    if spec.statistics:
-        parts.append(f'mean of the input {spec.statistics[0]}')
-    return ', '.join(parts)
-
-
-def _respelled(own: Mapping[str, Tensor], spec: Family) -> dict[str, Tensor]:
-    """The tensors under the spelling that the rules know."""
-    if not spec.aliases:
-        return dict(own)
-    return {_respell(key, spec): item for key, item in own.items()}
-
-
-def _respell(key: str, spec: Family) -> str:
-    for pattern, spelling in spec.aliases.items():
-        if re.fullmatch(pattern, key):
-            return re.sub(pattern, spelling, key)
-    return key
-
-
-def _unknown(own: Mapping[str, Tensor], spec: Family) -> list[str]:
-    """The keys that have no place."""
-    known = {*spec.tokens, spec.registers, *spec.position}
-    return [
-        key
-        for key in own
-        if key not in known and not _ruled(key, spec) and not re.fullmatch(spec.droppable, key)
-    ]
-
-
-def _ruled(key: str, spec: Family) -> bool:
-    return not spec.rules or any(_pattern(t).fullmatch(key) for r in spec.rules for t in r.theirs)
-
-
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    """What the keys of a template look like, with the groups i and p."""
-    text = re.escape(template).replace(r'\{i\}', r'(?P<i>\d+)')
-    return re.compile(
-        text.replace(r'\{p\}', r'(?P<p>weight|bias)').replace(r'\{shape\}', r'[\dx]+')
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# Tensors
 
 
 def _rename(own: dict[str, Tensor], spec: Family, name: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -350,7 +182,7 @@ def _places(
     own: Mapping[str, Tensor], rule: Rule, there: frozenset[str]
 ) -> Iterator[dict[str, str]]:
     """The values of {i} and {p} for which a rule holds: the first of its tensors is there."""
-    pattern = _pattern(rule.theirs[0])
+    pattern = key_pattern(rule.theirs[0])
     for key in list(own):
         if not (match := pattern.fullmatch(key)):
             continue

@@ -2,7 +2,8 @@
 
 A spec says which of their tensors make which of ours, and what no tensor tells: norm and eps,
 activation, number of heads, the rule by which positions are interpolated, the input that the
-weights were trained on. `conversion` reads the specs, in both directions.
+weights were trained on. `recognition` and `conversion` read the specs one way,
+`given_back` the other.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings of keys
     periods: str = ''  # key of RoPE's periods, which are held against arch['rope']
     requires: str = ''  # a key that tells them from others of the same layout
-    told_by: str = '$^'  # what in a key or in the file's name tells the family
+    told_by: str = '$^'  # what in a key or in 'folder/file' tells the family, and it alone
     droppable: str = '$^'  # keys that may be left over
     model_types: tuple[str, ...] = ()  # those of a config.json
     act_of_gate: bool = False  # its activation is that of gated MLPs too
@@ -346,7 +347,7 @@ _MM_BLOCK = (
     rule('ln1.{p}', 'norm.{p}'),
 )
 
-# In the order in which they are tried; where several fit, what a name tells decides.
+# Where the keys fit several, what a name tells decides.
 FAMILIES = {
     'navit': Family(
         signature=r'patch_embed\.\d+x\d+x\d+\.weight', rules=(), arch={}, ends_in_norm=False
@@ -359,7 +360,7 @@ FAMILIES = {
             'interpolation': {'interpolation': 'bicubic', 'antialias': False},
         },
         statistics=IMAGENET,
-        told_by=r'decoder_embed\.|(^|[_.-])mae([_.-]|$)',
+        told_by=r'decoder_embed\.|(^|[/_.-])mae([/_.-]|$)',
     ),
     'timm-augreg': Family(**_TIMM, statistics=INCEPTION, told_by=r'augreg'),
     'timm-deit': Family(**_TIMM, statistics=IMAGENET, told_by=r'deit'),
@@ -367,7 +368,9 @@ FAMILIES = {
         **_TIMM | {'interpolation': {'interpolation': 'bicubic', 'antialias': False}},
         statistics=IMAGENET,
     ),
-    'timm-vit': Family(**_TIMM, told_by=r'vit_[a-z]+_patch\d+(?!.*(clip|siglip))'),
+    'timm-vit': Family(
+        **_TIMM, told_by=r'^(?!.*(mae|augreg|deit|clip|siglip)).*vit_[a-z]+_patch\d+'
+    ),
     'timm-clip': Family(
         **_TIMM | {'arch': _TIMM['arch'] | {'norm_eps': 1e-5}},
         statistics=CLIP,
@@ -385,7 +388,7 @@ FAMILIES = {
         position=('embeds.pos_embed',),
         covered=('none',),
         interpolation=_BY_GRID,
-        told_by=r'_gap|_map|naflexvit_\w+_patch\d+(?!.*par)',
+        told_by=r'naflexvit(?!.*_par)',
     ),
     'naflexvit-par': Family(
         **_NAFLEXVIT,
@@ -443,7 +446,7 @@ FAMILIES = {
     'hf-mae': Family(
         **_HF_VIT | {'droppable': r'pooler\..*|embeddings\.mask_token'},
         statistics=IMAGENET,
-        told_by=r'decoder\.decoder_embed\.|(^|[_.-])mae([_.-]|$)',
+        told_by=r'decoder\.decoder_embed\.|(^|[/_.-])mae([/_.-]|$)',
         model_types=('vit_mae',),
     ),
     'hf-dinov2': Family(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .conversion import NaViTWeights
+from .interpolation import interpolation_rows
 from .packing import PatchShape, Size
-from .position import interpolation_rows
 from .vit import NaViT, shape_name
 
 Inflation = Literal['central', 'mean']

@@ -29,13 +29,18 @@ class Written:
     path: Path
     model: str
     arguments: Mapping[str, Any]
-    left_out: tuple[str, ...]  # of ours
+    left_over: tuple[str, ...]  # of the source, when it was read
+    left_out: tuple[str, ...]  # of ours, which have no place there
     notes: tuple[str, ...]
     use: str
 
     def __str__(self) -> str:
         told = ', '.join(f'{key}={value!r}' for key, value in self.arguments.items())
-        lines = [f'{self.path}: {self.model}({told})', f'  left out: {summary(self.left_out)}']
+        lines = [
+            f'{self.path}: {self.model}({told})',
+            f'  left over: {summary(self.left_over)}',
+            f'  left out: {summary(self.left_out)}',
+        ]
         lines += [f'  note: {note}' for note in self.notes]
         return '\n'.join([*lines, f'Use it:\n  {self.use}'])
 
@@ -60,7 +65,7 @@ def write_for(
     plan = replace(plan, key_bias=any(key.endswith('.k_proj.bias') for key in back.tensors))
     arguments = home.config(plan)
     assert arguments is not None, 'find_home gives none that no config makes'
-    notes = [*back.notes, *interpolation_note(home, plan), *home.notes]
+    notes = [*weights.notes, *back.notes, *interpolation_note(home, plan), *home.notes]
     if target == 'timm':
         header = {'format': 'pt', 'timm': json.dumps(arguments)}
         write_sealed(path, back.tensors, header, progress=progress)
@@ -78,6 +83,7 @@ def write_for(
         path=path,
         model=home.model,
         arguments=arguments,
+        left_over=weights.left_over,
         left_out=back.left_out,
         notes=tuple(notes),
         use=use,

@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .conversion import CONFIG_NAMES, find_tensors
+from .conversion import CONFIG_NAMES
 from .families import FAMILIES, REFUSED_TYPES
+from .recognition import find_tensors
 from .sealed import Progress, unseen
 from .weight_files import read_checkpoint
 

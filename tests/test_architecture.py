@@ -8,11 +8,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # A module imports from the floors before its own and from its own folder; '' is the package.
-LIBRARY = ['packing', 'packer', 'attention', 'position', 'layers', 'pooling', 'vit', '']
-LIBRARY += [
+LIBRARY = [
+    'packing',
+    'packer',
+    'attention',
+    'interpolation',
+    'position',
+    'layers',
+    'pooling',
+    'vit',
+    '',
     'sealed',
     'weight_files',
     'families',
+    'recognition',
     'conversion',
     'weight_sources',
     'inflation',

@@ -84,6 +84,7 @@ def test_maps_have_ceil_sides_and_carry_the_sizes():
     maps = model(canvas)
     assert [tuple(m.shape) for m in maps] == [(2, 24, 5, 6)] * 2
     assert all(m.image_sizes == [(33, 70), (64, 21)] for m in maps)
+    assert all(m.patch_size == 16 for m in maps)
 
 
 def test_maps_lie_in_memory_as_compiled_operations_read_them():

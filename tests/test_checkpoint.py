@@ -169,6 +169,8 @@ def test_several_models_in_one_file_need_a_choice(source):
         ('x.pth', {'decoder_embed.bias': torch.ones(2), 'mask_token': torch.ones(1, 1, 2)}, 'mae',
          IMAGENET, False),
         ('vit_base_patch16_224.pth', {}, 'timm-vit', None, True),
+        ('vit_base_patch16_224.augreg_in21k.pth', {}, 'timm-augreg', INCEPTION, True),
+        ('vit_base_patch16_224.mae.pth', {}, 'mae', IMAGENET, False),
     ],
 )  # fmt: skip
 def test_family_is_told_by_keys_or_by_name(source, name, extra, family, statistics, antialias):
@@ -183,6 +185,11 @@ def test_ambiguous_file_is_refused(source):
     with pytest.raises(ValueError, match=r'fits mae, .* alike.*--family'):
         read_weights(source(timm_state(), 'x.pth'))
     assert read_weights(source(timm_state(), 'x.pth'), family='deit').family == 'deit'
+
+
+def test_a_name_that_tells_two_families_is_refused(source):
+    with pytest.raises(ValueError, match='fits mae, timm-deit alike, and its name tells more than'):
+        read_weights(source(timm_state(), 'mae_deit_tiny.pth'))
 
 
 def test_stated_family_overrules_the_name_and_must_exist(source):
@@ -248,7 +255,7 @@ def test_own_format_holds_the_model_to_its_rule_of_interpolation(source, tmp_pat
 def test_weights_that_are_not_whole_are_not_saved(source, tmp_path):
     out = tmp_path / 'w.safetensors'
     weights = read_weights(source(timm_state()))
-    with pytest.raises(ValueError, match=r'tells num_heads: state the family or num_heads'):
+    with pytest.raises(ValueError, match=r'tells the number of heads, .*--num-heads N'):
         save_navit(out, weights)
     file = source({f'vit.{k}': v for k, v in tensors_of(navit()).items()}, 'trained.pth')
     with pytest.raises(

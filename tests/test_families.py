@@ -8,8 +8,9 @@ from oracles import pictures
 
 from navit_backbone import pack, patchify
 from navit_backbone.checkpoint import build, load_weights, read_weights, save_navit
-from navit_backbone.conversion import convert, find_tensors
+from navit_backbone.conversion import convert
 from navit_backbone.families import FAMILIES
+from navit_backbone.recognition import find_tensors
 
 NEEDS_FOLDER = {  # those that transformers writes to files
     'hf-vit': foreign.hf_vit,
@@ -208,6 +209,23 @@ def test_a_class_token_takes_its_position_with_it():
 def test_a_stated_family_has_to_have_what_tells_it(family):
     with pytest.raises(ValueError, match=rf'is not of the family {family}, which has \w+'):
         convert(foreign.deit3().state, family=family, num_heads=HEADS)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('naflexvit_base_patch16_gap.e300_s576_in1k', ''),
+        ('naflexvit_base_patch16_map', ''),
+        ('naflexvit_base_patch16_par_gap.e300_s576_in1k', 'par'),
+        ('naflexvit_base_patch16_fac_gap', 'fac'),
+        ('naflexvit_base_patch16_parfac_gap.e300_s576_in1k', 'parfac'),
+    ],
+)
+def test_the_names_of_naflexvit_tell_which_rule_it_has(name, kind):
+    made = foreign.naflexvit(kind)
+    weights = convert(made.state, name=f'hf://timm/{name}', num_heads=HEADS)
+    assert (weights.family, weights.told) == (made.options['family'], 'told by its name')
+    assert weights.position['keep_aspect'] == ('par' in kind)
 
 
 def test_the_choice_among_siblings_says_how_they_differ():

@@ -527,6 +527,7 @@ def test_a_trained_checkpoint_goes_out(tmp_path, monkeypatch, capsys):
         told = capsys.readouterr().out
         assert str(out) in told
         assert 'patch_size=14' in told
+        assert 'left over: head.weight' in told
         assert f'num_heads={HEADS}' in told or f'num_attention_heads={HEADS}' in told
         tensors = load_file(out / 'model.safetensors' if target == 'hf' else out)
         family = 'hf-vit' if target == 'hf' else 'timm-vit'

@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 from oracles import pictures
 
 from navit_backbone import pack, patchify
-from navit_backbone.position import (
-    RotaryPosition,
-    build_position,
-    interpolation_rows,
-    rotate_halves,
-)
+from navit_backbone.interpolation import interpolation_rows
+from navit_backbone.position import RotaryPosition, build_position, rotate_halves
 
 SIZES = [(33, 70), (16, 16), (200, 16), (16, 113), (61, 53)]
 KINDS = [

@@ -55,7 +55,10 @@ def test_what_a_config_leaves_out_is_told_and_what_it_states_stays(tmp_path):
     assert 'patch_size' not in partial.completed
     for stated, message in (
         (dict(arch=dict(norm_eps=1e-6)), 'norm_eps: 1e-05 in the file, 1e-06 in the model'),
-        (dict(patch_size=8), r'patches of \(t, h, w\) = \(1, 16, 16\), the model \[\(1, 8, 8\)\]'),
+        (
+            dict(patch_size=8),
+            r'of 1x16x16 .*, the model of 1x8x8: set patch_size=16 or leave it',
+        ),
         (dict(position='factorised'), "position .*'learned_1d'.* the model .*'factorised'"),
         (dict(arch='tiny'), r'embed_dims: 24 in the file, 192 in the model'),
     ):

@@ -184,6 +184,15 @@ def test_sizes_that_do_not_fit_are_refused():
         make_pyramid()((x,))
 
 
+@pytest.mark.parametrize('in_stride', [8, 32])
+def test_maps_of_another_patch_size_are_refused(in_stride):
+    arch = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=32)
+    maps = NaViTBackbone(arch)(on_canvas(pictures([(64, 48)], torch.float32), height=64, width=64))
+    other = SimpleFeaturePyramid(24, strides=(in_stride,), in_stride=in_stride)
+    with pytest.raises(ValueError, match=rf'in_stride={in_stride}, but .* stride 16.*in_stride=16'):
+        other(maps)
+
+
 def test_no_value_is_read_from_the_device():
     """On the meta device nothing can be read back, so this fails on any such attempt."""
     pyramid = SimpleFeaturePyramid(24, out_channels=12, strides=STRIDES).to('meta')

@@ -320,6 +320,13 @@ def test_corners_that_stretch_with_the_canvas_are_refused(name):
         segmentor({**OURS[name], 'align_corners': True})
 
 
+def test_maps_of_another_patch_size_are_refused():
+    model, (image,) = model_of(head=LINEAR), pictures([(64, 48)])
+    model.decode_head.in_stride = 8
+    with pytest.raises(ValueError, match=r'NaViTLinearHead has in_stride=8, .* stride 16'):
+        model(image[None], mode='tensor')
+
+
 def test_the_weights_that_init_cfg_asks_for():
     head = {**SEGMENTER, 'init_cfg': dict(type='Constant', layer='Linear', val=0.5)}
     weight = segmentor(head).decode_head.patch_proj.weight

@@ -184,8 +184,10 @@ def test_convert_writes_a_file_that_says_how_to_use_it(data_root, monkeypatch, t
     assert 'maps of 192 channels, patches of 1x16x16' in printed
     weights = read_weights(out)
     assert (weights.family, weights.input_mean) == ('timm-deit', (0.485, 0.456, 0.406))
-    # the printed line builds the backbone and loads the file
-    backbone = MODELS.build(eval(printed.split('backbone=')[1]))
+    # the printed lines build the backbone and load the file
+    model = eval(f'dict({printed.split("model=dict(...):")[1]})')
+    assert model['data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
+    backbone = MODELS.build(model['backbone'])
     backbone.init_weights()
     key = 'blocks.3.mlp.fc1.weight'
     assert torch.equal(backbone.vit.state_dict()[key], weights.tensors[key])

@@ -149,7 +149,7 @@ def test_accuracy_and_time_by_tokens(trained, options, monkeypatch, tmp_path):
     command = [CONFIG, trained[0], '--work-dir', tmp_path, '--tokens', '16,24,native', *options]
     assert call(monkeypatch, test, *command) is None
     rows = json.loads((tmp_path / 'token_curve.json').read_text())
-    tokens = [row['tokens a picture'] for row in rows]
+    tokens = [row['tokens'] for row in rows]
     assert tokens[0] <= 16
     assert tokens[1] <= 24
     assert tokens[0] < tokens[1] < tokens[2]

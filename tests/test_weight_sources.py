@@ -254,6 +254,21 @@ def test_stated_family_leaves_another_config_aside(folder, tmp_path):
     assert any("model_type 'dinov2', and was not used" in note for note in weights.notes)
 
 
+def test_stated_sibling_keeps_the_sizes_of_the_config(folder):
+    foreign.hf_clip(folder)
+    weights = read_weights(folder, family='hf-open-clip')
+    assert (weights.family, weights.arch['num_heads'], weights.arch['mlp']) == (
+        'hf-open-clip', HEADS, 'gelu',
+    )  # fmt: skip
+    assert any('was used for' in n and 'num_attention_heads' in n for n in weights.notes)
+
+
+def test_heads_that_nothing_tells_are_asked_for(folder):
+    file = save(folder / f'{NAME}.pth', timm_state())
+    with pytest.raises(ValueError, match=r'width 24 has no usual one: state it by .*--num-heads N'):
+        build(read_weights(file))
+
+
 # --------------------------------------------------------------------------------------------------
 # What is refused
 

@@ -118,7 +118,11 @@ def convert(args: argparse.Namespace) -> None:
     sides = ' and '.join('x'.join(map(str, shape)) for shape in shapes)
     start = f"dict(type='Pretrained', checkpoint={str(args.out)!r})"
     print(f'  maps of {width} channels, patches of {sides} (t x h x w)')
-    print(f"Use it:\n  backbone=dict(type='NaViTBackbone', init_cfg={start})")
+    print(f"Use it, in model=dict(...):\n  backbone=dict(type='NaViTBackbone', init_cfg={start}),")
+    if weights.input_mean and weights.input_std:
+        mean, std = ([round(255 * item, 3) for item in row]
+                     for row in (weights.input_mean, weights.input_std))  # fmt: skip
+        print(f'  data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=True),')
 
 
 def show_progress(what: str, done: int, total: int) -> None:

@@ -189,6 +189,7 @@ def measure(model: nn.Module, cfg: Config) -> Generator[Finding, None, Maps | No
     except MISTAKES as error:
         yield Finding(name='model.backbone', found='', problem=told(error))
         return None
+    unsigned = model.backbone.register_forward_hook(_without_patch_size)
     try:
         outputs: Sequence[Tensor] = model.extract_feat(canvas)
     except MISTAKES as error:
@@ -197,10 +198,18 @@ def measure(model: nn.Module, cfg: Config) -> Generator[Finding, None, Maps | No
         fix = '' if fits else f'set model.neck.in_channels={given[-1]} (it is {expected})'
         yield Finding(name='model.neck', found='', problem=told(error), fix=fix)
         return None
+    finally:
+        unsigned.remove()
     strides = [side / item.shape[-1] for item in outputs]
     source = 'model.neck' if getattr(model, 'with_neck', False) else 'model.backbone'
     yield Finding(name=source, found=f'maps at strides {said(strides)}')
     return Maps(strides=strides, channels=[item.shape[1] for item in outputs])
+
+
+def _without_patch_size(_module: nn.Module, _given: Any, maps: Sequence[Tensor]) -> None:
+    """Let a pyramid for other patches pass, so that all that does not fit is told at once."""
+    for item in maps:
+        vars(item).pop('patch_size', None)
 
 
 def check_in_stride(model: nn.Module) -> Iterator[Finding]:

@@ -58,13 +58,13 @@ def with_budget(cfg: Config, budget: int | str) -> Config:
 
 
 def curve(cfg: Config, budgets: Sequence[int | str]) -> list[dict[str, Any]]:
-    """The figures of each budget, with tokens and seconds a picture in the model."""
+    """The figures of each budget, with tokens and seconds in the model for each picture or clip."""
     rows = []
     for budget in budgets:
         runner = build_runner(with_budget(cfg, budget))
         spent = Timed(runner)
         figures = runner.test()
-        rows.append({'budget': budget, **spent.a_picture(), **figures})
+        rows.append({'budget': budget, **spent.an_example(), **figures})
     return rows
 
 
@@ -76,7 +76,7 @@ class Timed:
 
     def __init__(self, runner: Runner) -> None:
         self.count = BatchTokens(runner.model)
-        self.steps: list[tuple[float, int, int]] = []  # seconds, tokens, pictures
+        self.steps: list[tuple[float, int, int]] = []  # seconds, tokens, examples
         runner.model.test_step = self._timed(runner.model.test_step)
 
     def _timed(self, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -91,18 +91,18 @@ class Timed:
 
         return timed
 
-    def a_picture(self) -> dict[str, float]:
-        """Means over the pictures."""
-        _, tokens, pictures = map(sum, zip(*self.steps, strict=True))
+    def an_example(self) -> dict[str, float]:
+        """Means over the pictures or clips."""
+        _, tokens, examples = map(sum, zip(*self.steps, strict=True))
         warm = self.steps[1:] or self.steps
         return {
-            'tokens a picture': round(tokens / pictures, 1),
-            'seconds a picture': round(sum(s for s, *_ in warm) / sum(n for *_, n in warm), 5),
+            'tokens': round(tokens / examples, 1),
+            'seconds': round(sum(s for s, *_ in warm) / sum(n for *_, n in warm), 5),
         }
 
 
 def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Print a table; write token_curve.json and a plot into `folder`."""
+    """Print a table, each row of a picture or clip; token_curve.json and a plot go to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = [
         key for key in rows[0] if all(isinstance(r.get(key), (int, float, str)) for r in rows)
@@ -110,10 +110,16 @@ def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     width = max(10, *(len(key) for key in columns)) + 2
     print(''.join(f'{key:>{width}}' for key in columns))
     for row in rows:
-        print(''.join(f'{row.get(key)!s:>{width}}' for key in columns))
+        print(''.join(f'{_short(row[key]):>{width}}' for key in columns))
     (folder / 'token_curve.json').write_text(json.dumps(list(rows), indent=1) + '\n')
     plot(rows, folder / 'token_curve.png')
     print(f'the same, and a plot, in {folder}/token_curve.json and .png')
+
+
+def _short(value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f'{value:.2f}' if value >= 1 else f'{value:.4f}'
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -123,16 +129,16 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure = next(
         (key for key in ('mIoU', 'coco/bbox_mAP', 'top1') if key in rows[0]), list(rows[0])[-1]
     )
-    rows = sorted(rows, key=lambda row: row['tokens a picture'])
-    x = [row['tokens a picture'] for row in rows]
+    rows = sorted(rows, key=lambda row: row['tokens'])
+    x = [row['tokens'] for row in rows]
     canvas = Figure(figsize=(9, 3.6), layout='constrained')
     quality, cost = canvas.subplots(1, 2)
     quality.plot(x, [row[figure] for row in rows], marker='o')
     quality.set_ylabel(figure)
-    cost.plot(x, [1000 * row['seconds a picture'] for row in rows], marker='o', color='tab:red')
-    cost.set_ylabel('milliseconds a picture in the model')
+    cost.plot(x, [1000 * row['seconds'] for row in rows], marker='o', color='tab:red')
+    cost.set_ylabel('milliseconds in the model')
     for axes in (quality, cost):
-        axes.set_xlabel('tokens a picture')
+        axes.set_xlabel('tokens')
         axes.grid(alpha=0.3)
         for row, at in zip(rows, x, strict=True):
             if row['budget'] == NATIVE:

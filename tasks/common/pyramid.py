@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from navit_backbone.backbone import check_stride
 from navit_backbone.packing import Size, inside
 
 from .norm import LayerNorm2d
@@ -58,6 +59,7 @@ class SimpleFeaturePyramid(BaseModule):
                 f'SimpleFeaturePyramid has in_channels={self.in_channels}, but is given maps of '
                 f'{x.shape[1]} channels: set model.neck.in_channels={x.shape[1]}'
             )
+        check_stride(x, self.in_stride, 'SimpleFeaturePyramid')
         sizes = getattr(x, 'image_sizes', None)
         outside = self._outside(x, sizes)
         x = x.contiguous(memory_format=torch.channels_last)  # in which norms are a view

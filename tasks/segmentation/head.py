@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from navit_backbone.backbone import check_stride
 from navit_backbone.layers import Attention, Block, Mlp, Stream
 from navit_backbone.packing import PackedPatches, Size, lay, make_room, pack_canvas
 
@@ -57,6 +58,7 @@ class TokenHead(BaseDecodeHead):
     def _cells(self, maps: Sequence[Tensor]) -> list[Size]:
         """The (height, width) in cells of each picture."""
         first = maps[0]
+        check_stride(first, self.in_stride, type(self).__name__)
         grid = (int(first.shape[2]), int(first.shape[3]))
         channels = sum(int(item.shape[1]) for item in maps)
         if channels != self.in_channels:
