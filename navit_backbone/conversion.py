@@ -23,6 +23,7 @@ from .recognition import (
     key_pattern,
     of_model_type,
     own_tensors,
+    place_of,
     readable,
     refuse_known,
     respelled,
@@ -134,7 +135,8 @@ def convert(
         arch['num_heads'] = heads_found
     if spec.periods in own:
         _check_periods(own[spec.periods], arch['rope'], name)
-    mean, std = statistics or spec.statistics or (None, None)
+    by_name = (s for p, s in spec.named_statistics.items() if re.search(p, place_of(name)))
+    mean, std = statistics or next(by_name, spec.statistics) or (None, None)
     return NaViTWeights(
         tensors=renamed,
         arch=arch,
@@ -356,6 +358,12 @@ def _arch_of(
     numbers = {int(key.split('.')[1]) for key in tensors if re.match(r'blocks\.\d+\.', key)}
     if numbers != set(range(len(numbers))) or 'blocks.0.mlp.fc2.weight' not in tensors:
         raise ValueError(f'{name} lacks blocks: it holds the numbers {sorted(numbers)}')
+    rows, hidden = (tensors[f'blocks.0.mlp.{n}.weight'].shape for n in ('fc1', 'fc2'))
+    if rows[0] == 2 * hidden[1]:
+        raise ValueError(
+            f'{name}: blocks.0.mlp.fc1.weight has {rows[0]} rows for {hidden[1]} hidden channels: '
+            "a gated MLP in one matrix as timm has it is not read; take its authors' own file"
+        )
     pooled_norm = any(key.startswith('fc_norm.') for key in own)  # instead, after the mean
     arch: dict[str, Any] = dict(spec.arch)
     arch |= {
@@ -383,7 +391,8 @@ def _arch_of(
     if 'pool.probe' in tensors:
         arch['pooling'] = 'map'
     elif 'classifier.weight' in tensors:
-        arch['pooling'] = 'token' if arch['prefix_tokens'] else 'mean'
+        of_class = arch['prefix_tokens'] > arch.get('registers', 0)
+        arch['pooling'] = 'token' if of_class else 'mean'
     return arch
 
 

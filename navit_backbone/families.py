@@ -15,14 +15,17 @@ from typing import Any, Literal
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of RGB in [0, 1]
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+SATELLITE = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 
 Form = Literal['same', 'kernel', 'clip_kernel', 'channels_last', 'row', 'masked']
 Covered = Literal['all', 'class', 'none']
 Written = Literal['any', 'plain', 'gated', 'never']
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Widths whose number of heads is the same in nearly all public ViTs; no tensor tells it.
 HEADS = {
-    192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1920: 24,
+    192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16,
+    1280: 16, 1408: 16, 1536: 24, 1664: 16, 1920: 24,
 }  # fmt: skip
 
 
@@ -66,12 +69,14 @@ class Family:
     position: tuple[str, ...] = ()  # the key of the position table, or those of its two axes
     covered: tuple[Covered, ...] = ('none',)  # prefix tokens that have a row in the table
     interpolation: Mapping[str, Any] = field(default_factory=dict)  # of the table
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of the input
+    statistics: Statistics | None = None  # of the input; None where they differ from file to file
+    named_statistics: Mapping[str, Statistics] = field(default_factory=dict)  # by what a name tells
     ends_in_norm: bool = True  # all of them; else their tensors tell
     aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings of keys
     periods: str = ''  # key of RoPE's periods, which are held against arch['rope']
     requires: str = ''  # a key that tells them from others of the same layout
     told_by: str = '$^'  # what in a key or in 'folder/file' tells the family, and it alone
+    strangers: Mapping[str, str] = field(default_factory=dict)  # names of what only looks like it
     droppable: str = '$^'  # keys that may be left over
     model_types: tuple[str, ...] = ()  # those of a config.json
     act_of_gate: bool = False  # its activation is that of gated MLPs too
@@ -98,6 +103,7 @@ _TIMM_BLOCK = (
 )
 _CONV = rule('patch_embed.proj.weight', 'patch_embed.{shape}.weight', form='kernel')
 _CONV_BIAS = rule('patch_embed.proj.bias', 'patch_embed.{shape}.bias')
+_RADIO = 'RADIO, which has a rule of positions and an input of its own: it is not read'
 _TIMM: dict[str, Any] = {
     'signature': r'patch_embed\.proj\.weight',
     'rules': (
@@ -119,7 +125,23 @@ _TIMM: dict[str, Any] = {
     'covered': ('all', 'none'),
     'interpolation': {'interpolation': 'bicubic', 'antialias': True},
     'droppable': r'(head|head_dist|pre_logits|fc_norm)\..*',
+    'aliases': {r'blocks\.(\d+)\.gamma_([12])': r'blocks.\1.ls\2.gamma'},  # DeiT III's first files
+    'strangers': {
+        r'_rpn_': 'a ViT whose norms follow attention and MLP: it is not read',
+        r'_rope_|vit_pe_': 'a ViT with a RoPE that no tensor tells: it is not read',
+        r'siglip': (
+            "SigLIP in timm's VisionTransformer, whose activation and heads differ from model to "
+            'model: take its NaFlex files, as hf://google/siglip2-base-patch16-naflex'
+        ),
+        r'radio': _RADIO,
+    },
 }
+# What was trained with QuickGELU, as timm notes, though it computes GELU under most of the names.
+_QUICK = (
+    r'(clip_quickgelu|clip_.*\.(openai|metaclip_400m|metaclip_2pt5b|dfn5b)\b'
+    r'|patch32_clip_224\.laion400m|large_patch14_clip_224\.dfn2b\b'
+    r'|huge_patch14_clip_224\.metaclip2)'
+)
 
 # NaFlexViT embeds patches of (row, column, channel), and its table stands on a grid of its own.
 _NAFLEX = (
@@ -143,6 +165,7 @@ _NAFLEXVIT: dict[str, Any] = {
     'registers': 'embeds.reg_token',
     'droppable': r'(head|fc_norm)\..*',
     'statistics': INCEPTION,
+    'strangers': {r'radio': _RADIO},
 }
 _PAR = {'keep_aspect': True}
 _BY_GRID = {'interpolation': 'bicubic', 'antialias': True}
@@ -157,6 +180,7 @@ _DINO_SWIGLU = (
     rule('blocks.{i}.mlp.w2.{p}', 'blocks.{i}.mlp.fc3.{p}'),
     rule('blocks.{i}.mlp.w3.{p}', 'blocks.{i}.mlp.fc2.{p}'),
 )
+_SCALED = {'interpolation': 'bicubic', 'antialias': False, 'offset': 0.1}
 _UNCHUNKED = {r'blocks\.\d+\.(\d+\..*)': r'blocks.\1'}  # of training checkpoints
 _DINOV2: dict[str, Any] = {
     'signature': r'patch_embed\.proj\.weight',
@@ -347,6 +371,32 @@ _MM_BLOCK = (
     rule('ln1.{p}', 'norm.{p}'),
 )
 
+_MM_ARCH = {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'}
+_MMPRETRAIN = _MM | {
+    'rules': (
+        *_MM_BLOCK,
+        rule('layers.{i}.attn.qkv.{p}', 'blocks.{i}.attn.qkv.{p}'),
+        rule('layers.{i}.attn.proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+        rule('layers.{i}.attn.gamma1.weight', 'blocks.{i}.ls1.gamma'),
+        rule('layers.{i}.ffn.gamma2.weight', 'blocks.{i}.ls2.gamma'),
+        rule('layers.{i}.ffn.w12.{p}', ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}')),
+        rule('layers.{i}.ffn.w3.{p}', 'blocks.{i}.mlp.fc2.{p}'),
+        rule('pre_norm.{p}', 'norm_pre.{p}'),
+    ),
+    'arch': _MM_ARCH,
+    'requires': r'layers\.\d+\.attn\.qkv\.weight',
+    'droppable': r'ln2\..*',
+}
+_MMSEG = _MM | {
+    'rules': (
+        *_MM_BLOCK,
+        rule('layers.{i}.attn.attn.in_proj_{p}', 'blocks.{i}.attn.qkv.{p}'),
+        rule('layers.{i}.attn.attn.out_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
+    ),
+    'arch': _MM_ARCH,
+    'requires': r'layers\.\d+\.attn\.attn\.in_proj_weight',
+}
+
 # Where the keys fit several, what a name tells decides.
 FAMILIES = {
     'navit': Family(
@@ -363,32 +413,43 @@ FAMILIES = {
         told_by=r'decoder_embed\.|(^|[/_.-])mae([/_.-]|$)',
     ),
     'timm-augreg': Family(**_TIMM, statistics=INCEPTION, told_by=r'augreg'),
-    'timm-deit': Family(**_TIMM, statistics=IMAGENET, told_by=r'deit'),
+    'timm-deit': Family(**_TIMM, statistics=IMAGENET, told_by=r'^(?!.*dino).*deit'),
+    'dino': Family(  # the first; DINOv2 kept its rule
+        **_TIMM | {'interpolation': _SCALED}, statistics=IMAGENET, told_by=r'(^|[/_.-])dino_'
+    ),
     'deit': Family(  # the first release's own rule
         **_TIMM | {'interpolation': {'interpolation': 'bicubic', 'antialias': False}},
         statistics=IMAGENET,
     ),
     'timm-vit': Family(
-        **_TIMM, told_by=r'^(?!.*(mae|augreg|deit|clip|siglip)).*vit_[a-z]+_patch\d+'
+        **_TIMM, told_by=r'^(?!.*(mae|augreg|deit|clip|dino_)).*vit_([a-z]+|so\d+m\d?)_patch\d+'
     ),
     'timm-clip': Family(
         **_TIMM | {'arch': _TIMM['arch'] | {'norm_eps': 1e-5}},
         statistics=CLIP,
+        named_statistics={r'large_patch14_clip_\d+\.laion2b': INCEPTION},
         requires=r'norm_pre\.weight',
-        told_by=r'vit_[a-z]+_patch\d+_(?=.*clip)(?!.*quickgelu)',
+        told_by=rf'^(?!.*{_QUICK}).*vit_[a-z0-9]+_patch\d+_.*clip',
     ),
     'timm-clip-quickgelu': Family(
         **_TIMM | {'arch': _TIMM['arch'] | {'norm_eps': 1e-5, 'mlp': 'quick_gelu'}},
         statistics=CLIP,
         requires=r'norm_pre\.weight',
-        told_by=r'clip_quickgelu',
+        told_by=_QUICK,
     ),
     'naflexvit': Family(
         **_NAFLEXVIT,
         position=('embeds.pos_embed',),
         covered=('none',),
         interpolation=_BY_GRID,
-        told_by=r'naflexvit(?!.*_par)',
+        told_by=r'naflexvit(?!.*(_par|siglip))',
+    ),
+    'naflexvit-siglip': Family(
+        **_NAFLEXVIT | {'arch': _TIMM['arch'] | {'mlp': 'gelu_tanh'}},
+        position=('embeds.pos_embed',),
+        covered=('none',),
+        interpolation={'interpolation': 'bilinear', 'antialias': True},
+        told_by=r'naflexvit.*siglip',
     ),
     'naflexvit-par': Family(
         **_NAFLEXVIT,
@@ -410,7 +471,7 @@ FAMILIES = {
     ),
     'dinov2': Family(
         **_DINOV2,
-        interpolation={'interpolation': 'bicubic', 'antialias': False, 'offset': 0.1},
+        interpolation=_SCALED,
         requires=r'mask_token',
     ),
     'dinov2-reg': Family(
@@ -437,6 +498,7 @@ FAMILIES = {
         tokens=('cls_token',),
         registers='storage_tokens',
         statistics=IMAGENET,
+        named_statistics={r'sat493m': SATELLITE},
         aliases=_UNCHUNKED,
         periods='rope_embed.periods',
         requires=r'rope_embed\.periods',
@@ -496,6 +558,7 @@ FAMILIES = {
         tokens=('embeddings.cls_token',),
         registers='embeddings.register_tokens',
         statistics=IMAGENET,
+        named_statistics={r'sat493m': SATELLITE},
         aliases={r'model\.(layer\..*)': r'\1'},
         requires=r'layer\.\d+\.layer_scale1\.lambda1',
         droppable=r'embeddings\.mask_token|rope_embeddings\..*',
@@ -506,13 +569,16 @@ FAMILIES = {
         **_OPENAI,
         arch=_CLIP_ARCH | {'mlp': 'quick_gelu'},
         interpolation={'interpolation': 'bicubic', 'antialias': False},  # Hugging Face's
-        told_by=r'openai|quickgelu|metaclip|dfn',
+        told_by=r'openai|quickgelu|metaclip(?!.*altogether)|dfn5b|dfn2b(?!.*39b)',
+        model_types=('open_clip_quickgelu',),
     ),
     'open-clip': Family(
         **_OPENAI,
         arch=_CLIP_ARCH | {'mlp': 'gelu'},
         interpolation={'interpolation': 'bicubic', 'antialias': True},
-        told_by=r'open_?clip|laion|datacomp|commonpool',
+        named_statistics={r'clipa': IMAGENET, r'vit-l-14.*laion2b': INCEPTION},
+        told_by=r'open_?clip|laion|datacomp|commonpool|altogether|clipa|dfn2b',
+        model_types=('open_clip',),
     ),
     'hf-clip': Family(
         **_HF_CLIP,
@@ -523,6 +589,7 @@ FAMILIES = {
     'hf-open-clip': Family(
         **_HF_CLIP,
         arch=_CLIP_ARCH | {'mlp': 'gelu'},
+        named_statistics={r'vit-l-14.*laion2b': INCEPTION},
         told_by=r'laion|datacomp',
     ),
     'hf-siglip2': Family(
@@ -606,33 +673,20 @@ FAMILIES = {
         statistics=INCEPTION,
         model_types=('moonvit',),
     ),
-    'mmpretrain': Family(
-        **_MM,
-        rules=(
-            *_MM_BLOCK,
-            rule('layers.{i}.attn.qkv.{p}', 'blocks.{i}.attn.qkv.{p}'),
-            rule('layers.{i}.attn.proj.{p}', 'blocks.{i}.attn.proj.{p}'),
-            rule('layers.{i}.attn.gamma1.weight', 'blocks.{i}.ls1.gamma'),
-            rule('layers.{i}.ffn.gamma2.weight', 'blocks.{i}.ls2.gamma'),
-            rule('layers.{i}.ffn.w12.{p}', ('blocks.{i}.mlp.fc1.{p}', 'blocks.{i}.mlp.fc3.{p}')),
-            rule('layers.{i}.ffn.w3.{p}', 'blocks.{i}.mlp.fc2.{p}'),
-            rule('pre_norm.{p}', 'norm_pre.{p}'),
-        ),
-        arch={'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
-        statistics=IMAGENET,
-        requires=r'layers\.\d+\.attn\.qkv\.weight',
-        droppable=r'ln2\..*',
+    'mmpretrain': Family(**_MMPRETRAIN),
+    'mmpretrain-clip': Family(
+        **_MMPRETRAIN
+        | {
+            'arch': _MM_ARCH | {'mlp': 'quick_gelu'},
+            'statistics': CLIP,
+            'requires': r'pre_norm\.weight',
+            'told_by': r'clip',
+        }
     ),
-    'mmseg': Family(
-        **_MM,
-        rules=(
-            *_MM_BLOCK,
-            rule('layers.{i}.attn.attn.in_proj_{p}', 'blocks.{i}.attn.qkv.{p}'),
-            rule('layers.{i}.attn.attn.out_proj.{p}', 'blocks.{i}.attn.proj.{p}'),
-        ),
-        arch={'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu'},
-        statistics=IMAGENET,
-        requires=r'layers\.\d+\.attn\.attn\.in_proj_weight',
+    'mmseg': Family(**_MMSEG, told_by=r'^(?!.*setr).*/'),  # any other name; no key has a slash
+    'mmseg-setr': Family(
+        **_MMSEG | {'interpolation': {'interpolation': 'bilinear', 'antialias': False}},
+        told_by=r'setr',
     ),
 }
 

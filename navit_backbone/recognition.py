@@ -110,6 +110,13 @@ def find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tupl
         held = not spec.position or all(key in keys for key in spec.position)
         if signed and told and held:
             faults[candidate] = unknown_keys(keys, spec)
+    place, doubt = place_of(name), ''
+    for candidate in faults:
+        for pattern, reason in FAMILIES[candidate].strangers.items():
+            if re.search(pattern, place):
+                raise ValueError(
+                    f'{name} is {reason}; if its name misleads, state the family (--family)'
+                )
     fitting = [candidate for candidate, unknown in faults.items() if not unknown]
     if not fitting and faults:
         return min(faults, key=lambda candidate: len(faults[candidate])), ''  # what is unknown
@@ -120,11 +127,7 @@ def find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tupl
         )
     if len(fitting) == 1:
         return fitting[0], 'told by its keys'
-    path, doubt = Path(name), ''  # of a model on the Hub, whose name may have dots, too
-    for kind, texts in (
-        ('keys', (*own, *others)),
-        ('name', (f'{path.parent.name}/{path.name}'.lower(),)),
-    ):
+    for kind, texts in (('keys', (*own, *others)), ('name', (place,))):
         named = [
             candidate
             for candidate in fitting
@@ -140,6 +143,12 @@ def find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tupl
         f'{name} fits {", ".join(fitting)} alike{doubt}; they differ in what no tensor tells: '
         f'state which by family=... (--family {fitting[-1]}, say):\n  {choices}'
     )
+
+
+def place_of(name: str) -> str:
+    """The 'folder/file' of a source, or 'owner/model' on the Hub: what its name tells."""
+    path = Path(name.lower())
+    return f'{path.parent.name}/{path.name}'
 
 
 def _untold(spec: Family) -> str:

@@ -75,6 +75,8 @@ class Source:
     def stated(self) -> dict[str, Any]:
         """What `config.json` and `preprocessor_config.json` say, for `convert(stated=...)`."""
         folder = self.files[0].parent if self.index is None else self.index.parent
+        if self.files[0].name.startswith('open_clip'):  # beside a config.json of other files
+            return _of_open_clip(folder / 'open_clip_config.json')
         path = folder / 'config.json'
         config = _read_json(path)
         model_type, inner = _of_ours(config, path)
@@ -213,6 +215,25 @@ def _of_univitar(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(wide := inner.get('intermediate_size'), int):
         inner['intermediate_size'] = int(wide * 2 / 3)  # its SwiGLU is narrower by a third
     return inner
+
+
+def _of_open_clip(path: Path) -> dict[str, Any]:
+    """What open_clip's config says of its own vision tower."""
+    config = _read_json(path)
+    model, seen = config.get('model_cfg') or {}, config.get('preprocess_cfg') or {}
+    tower = model.get('vision_cfg') or {}
+    width, head = tower.get('width'), tower.get('head_width', 64)
+    if 'timm_model_name' in tower or not isinstance(tower.get('layers'), int):
+        return {}  # a tower of other names
+    names = {
+        'hidden_size': width,
+        'num_hidden_layers': tower.get('layers'),
+        'patch_size': tower.get('patch_size'),
+        'num_attention_heads': width // head if isinstance(width, int) else None,
+    }
+    said = _fields(names, path)
+    said['statistics'] = _statistics(seen, ('mean', 'std'), path)
+    return {'model_type': f'open_clip{"_quickgelu" * bool(model.get("quick_gelu"))}', **said}
 
 
 def _fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -89,8 +90,16 @@ def timm_clip(quick=False):
         tensors = {key: item.to(image.dtype) for key, item in state.items()}
         return Answer(*plain_models.timm_clip(tensors, image, HEADS, act))
 
-    name = 'vit_base_patch16_clip_quickgelu_224.openai' if quick else 'vit_base_patch16_clip_224'
-    return Foreign(state, answer, dict(name=f'{name}.safetensors'))
+    name = 'vit_base_patch16_clip_224.' + ('openai' if quick else 'laion2b')
+    return Foreign(state, answer, dict(name=f'hf://timm/{name}'))
+
+
+def dino():
+    found = dinov2()
+    dropped = ('mask_token', '.ls1.', '.ls2.')
+    state = {k: t for k, t in found.state.items() if not any(part in k for part in dropped)}
+    answer = by_plain_maths(plain_models.dinov2, state)
+    return Foreign(state, answer, dict(name='dino_deitsmall16_pretrain.pth'))
 
 
 def naflexvit(kind='', tokens=False):
@@ -109,16 +118,20 @@ def naflexvit(kind='', tokens=False):
 
     def answer(image):
         tensors = {key: item.to(image.dtype) for key, item in state.items()}
-        found = plain_models.naflexvit(tensors, image, HEADS, aspect='par' in kind)
+        act = plain_models.gelu_tanh if kind == 'siglip' else plain_models.gelu
+        mode = 'bilinear' if kind == 'siglip' else 'bicubic'
+        found = plain_models.naflexvit(
+            tensors, image, HEADS, aspect='par' in kind, act=act, mode=mode
+        )
         if tokens:
             return Answer(*found)
-        return Answer(*found, plain_models.naflex_pool(tensors, found[0], HEADS))
+        return Answer(*found, plain_models.naflex_pool(tensors, found[0], HEADS, act))
 
     family = f'naflexvit-{kind}' if kind else 'naflexvit'
     return Foreign(state, answer, dict(family=family))
 
 
-def mmpretrain(swiglu=False, pre_norm=False):
+def mmpretrain(swiglu=False, pre_norm=False, quick=False):
     state = {
         'cls_token': draw(1, 1, D),
         'pos_embed': draw(1, 1 + GRID * GRID, D),
@@ -136,7 +149,10 @@ def mmpretrain(swiglu=False, pre_norm=False):
         else:
             state |= dense(f'{layer}.ffn.layers.0.0', HIDDEN, D)
             state |= dense(f'{layer}.ffn.layers.1', D, HIDDEN)
-    return Foreign(state, by_plain_maths(plain_models.mmpretrain, state))
+    act = plain_models.quick_gelu if quick else plain_models.gelu
+    answer = by_plain_maths(partial(plain_models.mmpretrain, act=act), state)
+    family = {'family': f'mmpretrain{"-clip" * quick}'} if pre_norm else {}
+    return Foreign(state, answer, family)
 
 
 def univitar():
@@ -485,15 +501,15 @@ def moonvit():
     return Foreign(state, answer, {}, False)
 
 
-def mmseg():
-    """mmsegmentation's VisionTransformer, computed by itself."""
+def mmseg(mode='bicubic'):
+    """mmsegmentation's VisionTransformer, computed by itself; SETR's is bilinear."""
     from mmseg.models.backbones import VisionTransformer
 
     torch.manual_seed(0)
     model = VisionTransformer(
         img_size=GRID * PATCH, patch_size=PATCH, embed_dims=D, num_layers=DEPTH, num_heads=HEADS,
         mlp_ratio=2, final_norm=True, output_cls_token=True, out_origin=False,
-        norm_cfg=dict(type='LN', eps=1e-6), patch_bias=True,
+        norm_cfg=dict(type='LN', eps=1e-6), patch_bias=True, interpolate_mode=mode,
     )  # fmt: skip
     model.eval()  # gives nothing back there
     perturb(model.double(), seed=1, scale=0.2)
@@ -503,4 +519,5 @@ def mmseg():
         ((tokens, token),) = fitting(image)(image[None])
         return Answer(tokens[0].flatten(1).T, token)
 
-    return Foreign(dict(model.state_dict()), answer)
+    name = 'setr_naive' if mode == 'bilinear' else 'segmenter'
+    return Foreign(dict(model.state_dict()), answer, dict(name=f'{name}_vit.pth'))

@@ -125,7 +125,11 @@ def deit3(tensors, image, num_heads):
     return x[len(prefix) :], x[: len(prefix)]
 
 
-def naflexvit(tensors, image, num_heads, *, aspect=False):
+def gelu_tanh(x):
+    return x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+
+
+def naflexvit(tensors, image, num_heads, *, aspect=False, act=gelu, mode='bicubic'):
     """timm's NaFlexViT with linear patches, its table learned or factorised."""
     state = State(tensors)
     embeds = state.at('embeds')
@@ -134,7 +138,7 @@ def naflexvit(tensors, image, num_heads, *, aspect=False):
     x = embeds.linear('proj', patches.permute(0, 2, 3, 1).flatten(1))  # row, column, channel
     sides = (max(grid), max(grid)) if aspect else grid
     if (table := embeds.get('pos_embed')) is not None:
-        table = resized(table[0], sides, mode='bicubic', antialias=True)
+        table = resized(table[0], sides, mode=mode, antialias=True)
         x = x + table[: grid[0], : grid[1]].flatten(0, 1)
     else:
         y, x_axis = (
@@ -146,20 +150,20 @@ def naflexvit(tensors, image, num_heads, *, aspect=False):
         x = x + (y[: grid[0], None] + x_axis[None, : grid[1]]).flatten(0, 1)
     prefix = [embeds[k][0] for k in ('cls_token', 'reg_token') if embeds.get(k) is not None]
     prefix = torch.cat([*prefix, x[:0]])
-    x = timm_blocks(state, torch.cat([prefix, x]), num_heads)
+    x = timm_blocks(state, torch.cat([prefix, x]), num_heads, act=act)
     return x[len(prefix) :], x[: len(prefix)]
 
 
-def naflex_pool(tensors, tokens, num_heads):
+def naflex_pool(tensors, tokens, num_heads, act=gelu):
     """timm's AttentionPoolLatent: [N, D] -> [D]."""
     pool = State(tensors, 'attn_pool.')
     k, v = pool.linear('kv', tokens).chunk(2, 1)
     out = pool.linear('proj', attend(pool.linear('q', pool['latent'][0]), k, v, num_heads))
-    hidden = gelu(pool.linear('mlp.fc1', pool.layer_norm('norm', out, 1e-6)))
+    hidden = act(pool.linear('mlp.fc1', pool.layer_norm('norm', out, 1e-6)))
     return (out + pool.linear('mlp.fc2', hidden))[0]
 
 
-def mmpretrain(tensors, image, num_heads):
+def mmpretrain(tensors, image, num_heads, act=gelu):
     """mmpretrain's VisionTransformer, with pre-norm and LayerScale where there are such."""
     state = State(tensors)
     kernel = state['patch_embed.projection.weight']
@@ -185,7 +189,7 @@ def mmpretrain(tensors, image, num_heads):
             gate, up = layer.linear('ffn.w12', y).chunk(2, 1)
             out = layer.linear('ffn.w3', silu(gate) * up)
         else:
-            out = layer.linear('ffn.layers.1', gelu(layer.linear('ffn.layers.0.0', y)))
+            out = layer.linear('ffn.layers.1', act(layer.linear('ffn.layers.0.0', y)))
         scale = layer.get('ffn.gamma2.weight')
         x = x + (out if scale is None else out * scale)
     x = state.layer_norm('ln1', x, 1e-6)
@@ -234,7 +238,7 @@ def univitar(tensors, clip, num_heads):
 
 
 def dinov2(tensors, image, num_heads):
-    """DINOv2 as Meta's code has it; those with registers interpolate by size and antialias."""
+    """DINO and DINOv2 as Meta's code has them; with registers: by size, with antialias."""
     state = State(tensors)
     kernel = state['patch_embed.proj.weight']
     patches, grid = cut(image, kernel.shape[-1])

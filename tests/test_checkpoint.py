@@ -195,8 +195,8 @@ def test_a_name_that_tells_two_families_is_refused(source):
 def test_stated_family_overrules_the_name_and_must_exist(source):
     file = source(timm_state(), 'deit_tiny.pth')
     assert read_weights(file, family='deit').position['antialias'] is False
-    with pytest.raises(ValueError, match=r"family='dino' is not one of.*timm-deit"):
-        read_weights(file, family='dino')
+    with pytest.raises(ValueError, match=r"family='dinov1' is not one of.*timm-deit"):
+        read_weights(file, family='dinov1')
     with pytest.raises(ValueError, match=r'not of the family navit'):
         read_weights(file, family='navit')
 

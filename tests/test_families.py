@@ -9,7 +9,7 @@ from oracles import pictures
 from navit_backbone import pack, patchify
 from navit_backbone.checkpoint import build, load_weights, read_weights, save_navit
 from navit_backbone.conversion import convert
-from navit_backbone.families import FAMILIES
+from navit_backbone.families import CLIP, FAMILIES, IMAGENET, INCEPTION, SATELLITE
 from navit_backbone.recognition import find_tensors
 
 NEEDS_FOLDER = {  # those that transformers writes to files
@@ -42,6 +42,8 @@ PLAIN = {
     'naflexvit-par': lambda: foreign.naflexvit('par'),
     'naflexvit-fac': lambda: foreign.naflexvit('fac'),
     'naflexvit-parfac': lambda: foreign.naflexvit('parfac'),
+    'naflexvit-siglip': lambda: foreign.naflexvit('siglip'),
+    'dino': foreign.dino,
     'dinov2': foreign.dinov2,
     'dinov2 swiglu': lambda: foreign.dinov2(swiglu=True),
     'dinov2 chunked': lambda: foreign.dinov2(chunked=True),
@@ -51,7 +53,9 @@ PLAIN = {
     'mmpretrain': foreign.mmpretrain,
     'mmpretrain swiglu': lambda: foreign.mmpretrain(swiglu=True),
     'mmpretrain pre-norm': lambda: foreign.mmpretrain(pre_norm=True),
+    'mmpretrain-clip': lambda: foreign.mmpretrain(pre_norm=True, quick=True),
     'mmseg': foreign.mmseg,
+    'mmseg-setr': lambda: foreign.mmseg('bilinear'),
 }
 # its own size, one side of it, h != w, one row, one column, one patch, larger, prime sides
 GRIDS = [(GRID, GRID), (GRID, 9), (3, 7), (1, 6), (5, 1), (1, 1), (11, 9)]
@@ -61,7 +65,7 @@ GRIDS = [(GRID, GRID), (GRID, 9), (3, 7), (1, 6), (5, 1), (1, 1), (11, 9)]
 def case(request, tmp_path_factory):
     if request.param in NEEDS_FOLDER or request.param == 'moonvit':
         pytest.importorskip('transformers')
-    if request.param == 'mmseg':
+    if request.param.startswith('mmseg'):
         pytest.importorskip('mmseg')
     if request.param in PLAIN:
         return PLAIN[request.param]()
@@ -219,6 +223,7 @@ def test_a_stated_family_has_to_have_what_tells_it(family):
         ('naflexvit_base_patch16_par_gap.e300_s576_in1k', 'par'),
         ('naflexvit_base_patch16_fac_gap', 'fac'),
         ('naflexvit_base_patch16_parfac_gap.e300_s576_in1k', 'parfac'),
+        ('naflexvit_so400m_patch16_siglip.v2_webli', 'siglip'),
     ],
 )
 def test_the_names_of_naflexvit_tell_which_rule_it_has(name, kind):
@@ -226,6 +231,75 @@ def test_the_names_of_naflexvit_tell_which_rule_it_has(name, kind):
     weights = convert(made.state, name=f'hf://timm/{name}', num_heads=HEADS)
     assert (weights.family, weights.told) == (made.options['family'], 'told by its name')
     assert weights.position['keep_aspect'] == ('par' in kind)
+
+
+@pytest.mark.parametrize(
+    ('name', 'family', 'mean'),
+    [
+        ('timm/vit_base_patch16_clip_224.openai', 'timm-clip-quickgelu', CLIP[0]),
+        ('timm/vit_base_patch16_clip_quickgelu_224.openai', 'timm-clip-quickgelu', CLIP[0]),
+        ('timm/vit_base_patch16_clip_224.openai_ft_in1k', 'timm-clip', CLIP[0]),
+        ('timm/vit_base_patch32_clip_224.laion400m_e32', 'timm-clip-quickgelu', CLIP[0]),
+        ('timm/vit_base_patch16_clip_224.laion400m_e32', 'timm-clip', CLIP[0]),
+        ('timm/vit_large_patch14_clip_224.dfn2b', 'timm-clip-quickgelu', CLIP[0]),
+        ('timm/vit_large_patch14_clip_224.dfn2b_s39b', 'timm-clip', CLIP[0]),
+        ('timm/vit_huge_patch14_clip_224.metaclip_altogether', 'timm-clip', CLIP[0]),
+        ('timm/vit_large_patch14_clip_336.laion2b_ft_in1k', 'timm-clip', INCEPTION[0]),
+    ],
+)
+def test_the_names_of_timm_s_clip_tell_what_they_were_trained_with(name, family, mean):
+    weights = convert(foreign.timm_clip().state, name=f'hf://{name}', num_heads=HEADS)
+    assert (weights.family, weights.input_mean) == (family, mean)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'timm/vit_base_patch16_rpn_224.sw_in1k',
+        'timm/vit_base_patch16_siglip_gap_224.v2_webli',
+        'timm/vit_small_patch16_rope_ape_224.naver_in1k',
+        'timm/vit_pe_spatial_base_patch16_512.fb',
+        'timm/vit_base_patch16_radio_v3.c_radio',
+    ],
+)
+def test_what_only_looks_like_a_family_is_refused_by_its_name(name):
+    with pytest.raises(ValueError, match=rf'{name} is .*if its name misleads, state the family'):
+        convert(foreign.deit3().state, name=f'hf://{name}', num_heads=HEADS)
+    stated = convert(foreign.deit3().state, name=name, family='timm-vit', num_heads=HEADS)
+    assert stated.family == 'timm-vit'
+
+
+def test_satellite_weights_have_an_input_of_their_own(tmp_path):
+    state = foreign.dinov3(tmp_path).state
+    for name, mean in (('dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth', IMAGENET[0]),
+                       ('dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth', SATELLITE[0])):  # fmt: skip
+        weights = convert(state, name=name, num_heads=HEADS)
+        assert (weights.family, weights.input_mean) == ('dinov3', mean)
+
+
+def test_the_first_files_of_deit_3_have_other_names_for_layer_scale():
+    state = foreign.deit3().state
+    first = {key.replace('ls1.gamma', 'gamma_1').replace('ls2.gamma', 'gamma_2'): item
+             for key, item in state.items()}  # fmt: skip
+    assert len({*state} - {*first}) == 4
+    weights = convert(first, name='deit_3_small_224_1k.pth', num_heads=HEADS)
+    assert weights.family == 'timm-deit'
+    for key in ('blocks.0.ls1.gamma', 'blocks.1.ls2.gamma'):
+        assert torch.equal(weights.tensors[key], state[key])
+
+
+def test_a_gated_mlp_in_one_matrix_is_refused():
+    state = foreign.deit3().state
+    wide = {k: torch.cat([t, t]) if '.fc1.' in k else t for k, t in state.items()}
+    with pytest.raises(ValueError, match=r'fc1.weight has 96 rows for 48 hidden .*gated'):
+        convert(wide, name='vit_giant_patch14_dinov2.pth', num_heads=HEADS)
+
+
+@pytest.mark.parametrize(('tokens', 'pooling'), [('cls_token', 'token'), ('reg_token', 'mean')])
+def test_a_classifier_without_a_class_token_reads_the_mean(tokens, pooling):
+    state = foreign.deit3(registers=4).state | foreign.dense('head', 7, D)
+    state = {k: t for k, t in state.items() if k == tokens or not k.endswith('_token')}
+    assert convert(state, name='deit.pth', num_heads=HEADS).arch['pooling'] == pooling
 
 
 def test_the_choice_among_siblings_says_how_they_differ():

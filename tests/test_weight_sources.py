@@ -263,6 +263,33 @@ def test_stated_sibling_keeps_the_sizes_of_the_config(folder):
     assert any('was used for' in n and 'num_attention_heads' in n for n in weights.notes)
 
 
+@pytest.mark.parametrize('quick', [False, True])
+def test_open_clip_s_own_config_is_read(tmp_path, quick):
+    home, folder = tmp_path / 'home', tmp_path / 'CLIP-of-somebody'
+    home.mkdir()
+    folder.mkdir()
+    state = foreign.clip(home).state  # GELU or QuickGELU: no tensor tells
+    save(folder / 'open_clip_pytorch_model.bin', state)
+    (folder / 'config.json').write_text('{"model_type": "clip"}')  # of other files in the folder
+    content = {
+        'model_cfg': {
+            'quick_gelu': quick,
+            'vision_cfg': {'width': foreign.D, 'layers': 2, 'head_width': 8, 'patch_size': 14},
+        },
+        'preprocess_cfg': {'mean': [0.5] * 3, 'std': [0.25] * 3},
+    }
+    (folder / 'open_clip_config.json').write_text(json.dumps(content))
+    weights = read_weights(folder)
+    assert weights.family == ('clip' if quick else 'open-clip')
+    assert weights.arch['mlp'] == ('quick_gelu' if quick else 'gelu')
+    assert weights.arch['num_heads'] == foreign.D // 8
+    assert (weights.input_mean, weights.input_std) == ((0.5,) * 3, (0.25,) * 3)
+    content['model_cfg']['vision_cfg']['layers'] = 3
+    (folder / 'open_clip_config.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='num_hidden_layers 3, its tensors 2'):
+        read_weights(folder)
+
+
 def test_heads_that_nothing_tells_are_asked_for(folder):
     file = save(folder / f'{NAME}.pth', timm_state())
     with pytest.raises(ValueError, match=r'width 24 has no usual one: state it by .*--num-heads N'):
