@@ -18,7 +18,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from .attention import Policy
-from .checkpoint import Statistics, guard_loading, load_weights, register_safe_loader, told_by
+from .checkpoint import guard_loading, load_weights, register_safe_loader, told_by
+from .families import Statistics
 from .packing import PackedPatches, PatchShape, Size, pack_canvas, unpack_canvas
 from .vit import Arch, NaViT, NaViTOutput, PositionSpec, TimeAttention
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .conversion import NaViTWeights, as_given, convert, refuse_nan, summary
-from .families import FAMILIES
+from .families import FAMILIES, Statistics
 from .inflation import TABLE, Inflation, PatchResize, fit_patches
 from .position import complete_rotary, describe_position
 from .sealed import Progress, unseen, write_sealed
@@ -55,9 +55,6 @@ FORMAT, VERSION = 'navit-backbone', 1
 OPTIONAL, OPTIONAL_FIELDS = ('pool.', 'classifier.'), ('pooling', 'num_classes')
 # A final norm may be left out of a model; where a file lacks it, its share of the model tells.
 UNTOLD = (*OPTIONAL_FIELDS, 'final_norm')
-
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ _TIMM: dict[str, Any] = {
             "SigLIP in timm's VisionTransformer, whose activation and heads differ from model to "
             'model: take its NaFlex files, as hf://google/siglip2-base-patch16-naflex'
         ),
-        r'radio': _RADIO,
+        r'radio_?v\d|c[-_]radio': _RADIO,
     },
 }
 # What was trained with QuickGELU, as timm notes, though it computes GELU under most of the names.
@@ -165,7 +165,7 @@ _NAFLEXVIT: dict[str, Any] = {
     'registers': 'embeds.reg_token',
     'droppable': r'(head|fc_norm)\..*',
     'statistics': INCEPTION,
-    'strangers': {r'radio': _RADIO},
+    'strangers': {r'radio_?v\d|c[-_]radio': _RADIO},
 }
 _PAR = {'keep_aspect': True}
 _BY_GRID = {'interpolation': 'bicubic', 'antialias': True}
@@ -387,6 +387,7 @@ _MMPRETRAIN = _MM | {
     'requires': r'layers\.\d+\.attn\.qkv\.weight',
     'droppable': r'ln2\..*',
 }
+_SETR = r'(^|[/_.-])setr[/_.-]'
 _MMSEG = _MM | {
     'rules': (
         *_MM_BLOCK,
@@ -576,8 +577,8 @@ FAMILIES = {
         **_OPENAI,
         arch=_CLIP_ARCH | {'mlp': 'gelu'},
         interpolation={'interpolation': 'bicubic', 'antialias': True},
-        named_statistics={r'clipa': IMAGENET, r'vit-l-14.*laion2b': INCEPTION},
-        told_by=r'open_?clip|laion|datacomp|commonpool|altogether|clipa|dfn2b',
+        named_statistics={r'clipa\b': IMAGENET, r'vit-l-14.*laion2b': INCEPTION},
+        told_by=r'open_?clip|laion|datacomp|commonpool|altogether|clipa\b|dfn2b',
         model_types=('open_clip',),
     ),
     'hf-clip': Family(
@@ -683,10 +684,10 @@ FAMILIES = {
             'told_by': r'clip',
         }
     ),
-    'mmseg': Family(**_MMSEG, told_by=r'^(?!.*setr).*/'),  # any other name; no key has a slash
+    'mmseg': Family(**_MMSEG, told_by=rf'^(?!.*{_SETR}).*/'),  # any other name; no key has a slash
     'mmseg-setr': Family(
         **_MMSEG | {'interpolation': {'interpolation': 'bilinear', 'antialias': False}},
-        told_by=r'setr',
+        told_by=_SETR,
     ),
 }
 

@@ -267,6 +267,8 @@ def test_what_only_looks_like_a_family_is_refused_by_its_name(name):
         convert(foreign.deit3().state, name=f'hf://{name}', num_heads=HEADS)
     stated = convert(foreign.deit3().state, name=name, family='timm-vit', num_heads=HEADS)
     assert stated.family == 'timm-vit'
+    of_doctors = convert(foreign.deit3().state, name='radiology/deit.pth', num_heads=HEADS)
+    assert of_doctors.family == 'timm-deit'
 
 
 def test_satellite_weights_have_an_input_of_their_own(tmp_path):
