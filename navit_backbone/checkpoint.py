@@ -334,13 +334,21 @@ def _disagreements(model: NaViT, weights: NaViTWeights) -> list[str]:
 
 
 def _other_patches(there: list[tuple[int, ...]], here: list[tuple[int, int, int]]) -> str:
-    """What to do where patches differ (t, h, w)."""
-    sides = [h if h == w else (t, h, w) for t, h, w in there]
+    """What to do where patches differ (t, h, w); those of pictures start tubelets of any length."""
     given, built = (' and '.join('x'.join(map(str, s)) for s in shapes) for shapes in (there, here))
+    wanted, resized = list(there), ''
+    if len(there) == 1:
+        ((frames, *size),) = there
+        if frames == 1 or {t for t, *_ in here} == {1}:  # the length in time is the model's
+            wanted = [(t, *size) for t, *_ in here]
+        if any(size != own for _, *own in here):
+            resized = ", or resample the file's by patch_resize='flexivit' in init_cfg"
+    sides = [h if t == 1 and h == w else (t, h, w) for t, h, w in wanted]
     return (
         f'the file has patches of {given} (t x h x w), the model of {built}: set patch_size='
-        f'{sides[0] if len(sides) == 1 else sides} or leave it out, which takes that of the file'
-        + ("; or resample them by patch_resize='flexivit' in init_cfg" if len(sides) == 1 else '')
+        f'{sides[0] if len(sides) == 1 else sides}'
+        + (' or leave it out' if wanted == there else '')
+        + resized
     )
 
 

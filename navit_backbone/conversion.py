@@ -79,24 +79,10 @@ def convert(
     """Foreign tensors under NaViT's names, nothing resized; raise on a key that has no place.
 
     `stated`: what a config beside the file says: `model_type`, `statistics`, `patch_size` and
-    fields of Arch, where tensors tell none of these otherwise.
+    fields of Arch, where tensors tell none of these otherwise; `config` is the file's own name.
     """
-    said = dict(stated or {})
-    model_type, statistics = said.pop('model_type', None), said.pop('statistics', None)
     refuse_known(tensors, name)
-    in_config, told = of_model_type(model_type), 'stated'
-    unused = []
-    if family == 'auto' and in_config != 'auto':
-        family, told = in_config, f'told by its config.json, model_type {model_type!r}'
-    elif in_config not in ('auto', family):  # of one layout, it still tells the sizes
-        one_layout = FAMILIES[in_config].signature == FAMILIES[family].signature
-        said = {key: said[key] for key in CONFIG_NAMES if one_layout and key in said}
-        statistics = None
-        used = ', '.join(CONFIG_NAMES[key] for key in said)
-        unused = [
-            f'its config.json is of model_type {model_type!r}, and was '
-            + (f'used for {used} alone' if used else 'not used')
-        ]
+    family, told, said, unused = _by_config(family, stated or {})
     candidates = list(FAMILIES) if family == 'auto' else [family]
     own, others = own_tensors(tensors, candidates, name, prefix, told)
     chosen, told = (family, told) if family != 'auto' else find_family(own, others, name)
@@ -136,7 +122,7 @@ def convert(
     if spec.periods in own:
         _check_periods(own[spec.periods], arch['rope'], name)
     by_name = (s for p, s in spec.named_statistics.items() if re.search(p, place_of(name)))
-    mean, std = statistics or next(by_name, spec.statistics) or (None, None)
+    mean, std = said.get('statistics') or next(by_name, spec.statistics) or (None, None)
     return NaViTWeights(
         tensors=renamed,
         arch=arch,
@@ -149,6 +135,29 @@ def convert(
         told=told,
         left_over=(*left, *others),
         notes=(*notes, *unused, *_precision(renamed)),
+    )
+
+
+def _by_config(
+    family: str, stated: Mapping[str, Any]
+) -> tuple[str, str, dict[str, Any], tuple[str, ...]]:
+    """The family, what told it, what of `stated` counts, and a note on what does not."""
+    said = dict(stated)
+    file, model_type = said.setdefault('config', 'config.json'), said.pop('model_type', None)
+    in_config = of_model_type(model_type)
+    if in_config in ('auto', family):
+        return family, 'stated', said, ()
+    if family == 'auto':
+        return in_config, f'told by its {file}, model_type {model_type!r}', said, ()
+    one_layout = FAMILIES[in_config].signature == FAMILIES[family].signature
+    sizes = [key for key in CONFIG_NAMES if one_layout and key in said]
+    used = ', '.join(CONFIG_NAMES[key] for key in sizes)
+    note = f'used for {used} alone' if used else 'not used'
+    return (
+        family,
+        'stated',
+        {'config': file, **{key: said[key] for key in sizes}},
+        (f'its {file} is of model_type {model_type!r}, and was {note}',),
     )
 
 
@@ -404,19 +413,20 @@ def _agreed(
     name: str,
 ) -> dict[str, Any]:
     """The architecture with what a config adds to it; raise where the two disagree."""
-    if not said:
+    file = said['config']
+    if not said.keys() - {'config', 'statistics'}:
         return arch
     sides = {key.split('.')[1].split('x')[-1] for key in tensors if key.startswith('patch_embed.')}
     there = {**arch, 'patch_size': int(min(sides))}
     for key, term in CONFIG_NAMES.items():
         if key in said and there.get(key, said[key]) != said[key]:
             raise ValueError(
-                f'{name}: its config.json says {term} {said[key]}, its tensors {there[key]}: they '
-                'are of two models; fetch both from one place, or take the config.json away'
+                f'{name}: its {file} says {term} {said[key]}, its tensors {there[key]}: they '
+                'are of two models; fetch both from one place, or take the {file} away'
             )
     if arch['embed_dims'] % said.get('num_heads', 1):
         raise ValueError(
-            f'{name}: its config.json says num_attention_heads {said["num_heads"]}, which does '
+            f'{name}: its {file} says num_attention_heads {said["num_heads"]}, which does '
             f'not divide the width of its tensors, {arch["embed_dims"]}: fetch both from one place'
         )
     added = {key: said[key] for key in ('num_heads', 'norm_eps', 'mlp') if key in said}
@@ -426,7 +436,7 @@ def _agreed(
             raise ValueError(f'{name}: its config.json gates by {act!r}, and NaViT by silu alone')
     if not gated and added.get('mlp', 'gelu') not in ACTIVATIONS:
         raise ValueError(
-            f'{name}: its config.json says hidden_act {added["mlp"]!r}, and NaViT has '
+            f'{name}: its {file} says hidden_act {added["mlp"]!r}, and NaViT has '
             f'{", ".join(ACTIVATIONS)}: it would compute something else; take another model'
         )
     if arch.get('rope') and 'rope' in said:

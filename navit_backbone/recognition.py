@@ -111,13 +111,13 @@ def find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tupl
         if signed and told and held:
             faults[candidate] = unknown_keys(keys, spec)
     place, doubt = place_of(name), ''
-    for candidate in faults:
+    fitting = [candidate for candidate, unknown in faults.items() if not unknown]
+    for candidate in fitting or faults:
         for pattern, reason in FAMILIES[candidate].strangers.items():
             if re.search(pattern, place):
                 raise ValueError(
                     f'{name} is {reason}; if its name misleads, state the family (--family)'
                 )
-    fitting = [candidate for candidate, unknown in faults.items() if not unknown]
     if not fitting and faults:
         return min(faults, key=lambda candidate: len(faults[candidate])), ''  # what is unknown
     if not fitting:

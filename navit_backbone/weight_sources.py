@@ -220,20 +220,29 @@ def _of_univitar(config: Mapping[str, Any]) -> dict[str, Any]:
 def _of_open_clip(path: Path) -> dict[str, Any]:
     """What open_clip's config says of its own vision tower."""
     config = _read_json(path)
-    model, seen = config.get('model_cfg') or {}, config.get('preprocess_cfg') or {}
-    tower = model.get('vision_cfg') or {}
-    width, head = tower.get('width'), tower.get('head_width', 64)
+    model, seen = _part(config, 'model_cfg'), _part(config, 'preprocess_cfg')
+    tower = _part(model, 'vision_cfg')
     if 'timm_model_name' in tower or not isinstance(tower.get('layers'), int):
         return {}  # a tower of other names
     names = {
-        'hidden_size': width,
-        'num_hidden_layers': tower.get('layers'),
+        'hidden_size': tower.get('width'),
+        'num_hidden_layers': tower['layers'],
         'patch_size': tower.get('patch_size'),
-        'num_attention_heads': width // head if isinstance(width, int) else None,
     }
     said = _fields(names, path)
+    head = tower.get('head_width', 64)
+    if type(head) is not int or head < 1:
+        raise ValueError(f'{path}: head_width is {head!r}, not a number above 0: fetch it again')
+    if 'embed_dims' in said:
+        said['num_heads'] = said['embed_dims'] // head
     said['statistics'] = _statistics(seen, ('mean', 'std'), path)
-    return {'model_type': f'open_clip{"_quickgelu" * bool(model.get("quick_gelu"))}', **said}
+    kind = 'open_clip_quickgelu' if model.get('quick_gelu') else 'open_clip'
+    return {'model_type': kind, 'config': path.name, **said}
+
+
+def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _fields(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

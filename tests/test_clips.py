@@ -269,5 +269,5 @@ def test_weights_with_time_need_a_model_with_the_same_time():
 
 def test_patches_of_another_side_are_refused_as_ever():
     weights: NaViTWeights = picture_weights()
-    with pytest.raises(ValueError, match=r'the model of 2x16x16: set patch_size=8 or leave'):
+    with pytest.raises(ValueError, match=r'of 2x16x16: set patch_size=\(2, 8, 8\), or resample'):
         load_weights(model_of(patch_size=(2, 16, 16)), weights)

@@ -271,6 +271,11 @@ def test_what_only_looks_like_a_family_is_refused_by_its_name(name):
     assert of_doctors.family == 'timm-deit'
 
 
+def test_keys_that_tell_a_family_are_believed_whatever_the_folder_is_called():
+    weights = convert(foreign.dinov2().state, name='siglip_or_dinov2/x.pth', num_heads=HEADS)
+    assert (weights.family, weights.told) == ('dinov2', 'told by its keys')
+
+
 def test_satellite_weights_have_an_input_of_their_own(tmp_path):
     state = foreign.dinov3(tmp_path).state
     for name, mean in (('dinov3_vitl16_pretrain_lvd1689m-8aa4cbdd.pth', IMAGENET[0]),

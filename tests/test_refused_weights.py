@@ -43,7 +43,7 @@ DISAGREEMENTS = {
     'depth': (timm_state(depth=3), {}, r'num_layers: 3 in the file, 2 in the model'),
     'width': (timm_state(dim=48), {}, r'embed_dims: 48 in the file, 24'),
     'MLP': (timm_state(hidden=48), {}, r'feedforward_channels: 48 in the file, 40'),
-    'patch': (timm_state(patch=8), {}, r'patches of 1x8x8 .*model of 1x16x16: set patch_size=8 or'),
+    'patch': (timm_state(patch=8), {}, r'of 1x8x8 .*of 1x16x16: set patch_size=8 or leave it out'),
     'grid': (timm_state(grid=4), {}, r"'grid': \(4, 4\).*set position="),
     'position': (timm_state(), dict(position='factorised'), r"'learned_1d'.*'factorised'.*set pos"),
     'no position': (timm_state(), dict(position=None), r'the model None: set position='),

@@ -281,12 +281,20 @@ def test_open_clip_s_own_config_is_read(tmp_path, quick):
     (folder / 'open_clip_config.json').write_text(json.dumps(content))
     weights = read_weights(folder)
     assert weights.family == ('clip' if quick else 'open-clip')
+    assert weights.told.startswith('told by its open_clip_config.json')
     assert weights.arch['mlp'] == ('quick_gelu' if quick else 'gelu')
     assert weights.arch['num_heads'] == foreign.D // 8
     assert (weights.input_mean, weights.input_std) == ((0.5,) * 3, (0.25,) * 3)
     content['model_cfg']['vision_cfg']['layers'] = 3
     (folder / 'open_clip_config.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match='num_hidden_layers 3, its tensors 2'):
+    with pytest.raises(ValueError, match='open_clip_config.json says num_hidden_layers 3, its ten'):
+        read_weights(folder)
+    content['model_cfg']['vision_cfg'].update(layers=2, head_width=0)
+    (folder / 'open_clip_config.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'open_clip_config.json: head_width is 0, not a number'):
+        read_weights(folder)
+    (folder / 'open_clip_config.json').write_text('{"model_cfg": ["nothing"]}')
+    with pytest.raises(ValueError, match='fits clip, open-clip alike'):
         read_weights(folder)
 
 

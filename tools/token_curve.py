@@ -108,6 +108,7 @@ def report(rows: Sequence[dict[str, Any]], folder: Path) -> None:
         key for key in rows[0] if all(isinstance(r.get(key), (int, float, str)) for r in rows)
     ]
     width = max(10, *(len(key) for key in columns)) + 2
+    print('tokens and seconds in the model are means a picture or clip')
     print(''.join(f'{key:>{width}}' for key in columns))
     for row in rows:
         print(''.join(f'{_short(row[key]):>{width}}' for key in columns))
@@ -136,9 +137,9 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     quality.plot(x, [row[figure] for row in rows], marker='o')
     quality.set_ylabel(figure)
     cost.plot(x, [1000 * row['seconds'] for row in rows], marker='o', color='tab:red')
-    cost.set_ylabel('milliseconds in the model')
+    cost.set_ylabel('milliseconds in the model, each')
     for axes in (quality, cost):
-        axes.set_xlabel('tokens')
+        axes.set_xlabel('tokens a picture or clip')
         axes.grid(alpha=0.3)
         for row, at in zip(rows, x, strict=True):
             if row['budget'] == NATIVE:
