@@ -265,9 +265,9 @@ def test_stated_sibling_keeps_the_sizes_of_the_config(folder):
 
 @pytest.mark.parametrize('quick', [False, True])
 def test_open_clip_s_own_config_is_read(tmp_path, quick):
-    home, folder = tmp_path / 'home', tmp_path / 'CLIP-of-somebody'
+    home, folder = tmp_path / 'home', tmp_path / 'models/of-somebody'
     home.mkdir()
-    folder.mkdir()
+    folder.mkdir(parents=True)
     state = foreign.clip(home).state  # GELU or QuickGELU: no tensor tells
     save(folder / 'open_clip_pytorch_model.bin', state)
     (folder / 'config.json').write_text('{"model_type": "clip"}')  # of other files in the folder
