@@ -1,0 +1,157 @@
+"""Text files as users write them: any Unicode encoding, any newline, any separator of a table."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import get
+from mmengine.logging import print_log
+
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, 'utf-8'),
+    (codecs.BOM_UTF32_LE, 'utf-32-le'),
+    (codecs.BOM_UTF32_BE, 'utf-32-be'),
+    (codecs.BOM_UTF16_LE, 'utf-16-le'),
+    (codecs.BOM_UTF16_BE, 'utf-16-be'),
+)
+_SEPARATORS = (',', ';', '\t')
+
+
+def read_text(path: str | Path, backend_args: dict[str, Any] | None = None) -> str:
+    r"""Read a text file in any encoding that editors and spreadsheets write.
+
+    UTF-8, UTF-16 and UTF-32 are read with or without a byte order mark (without: UTF-16 by its NUL
+    bytes). Other bytes are read as Windows-1252, with one warning that names the file. The text has
+    no byte order mark, and each newline is ``\n``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not text in one of these encodings.
+    """
+    return decode(get(str(path), backend_args=backend_args), str(path))
+
+
+def decode(content: bytes, name: str) -> str:
+    """Decode the bytes of a text file as `read_text` does; `name` is for messages."""
+    mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b'', ''))
+    encoding = encoding or _encoding_without_mark(content)
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        text = _decode_windows(content, error, name)
+    if '\0' in text:
+        raise ValueError(f'{name} is not a text file (it has NUL bytes). Fix: save it as UTF-8')
+    return text.replace('\r\n', '\n').replace('\r', '\n')
+
+
+def _encoding_without_mark(content: bytes) -> str:
+    """Detect UTF-16 by the NUL bytes of its digits, Latin letters and newlines.
+
+    They all stand at odd places (little-endian) or at even ones, and in any language lines end.
+    """
+    if b'\0' not in content:
+        return 'utf-8'
+    even, odd = content[::2].count(0), content[1::2].count(0)
+    if (
+        len(content) % 2
+        or max(even, odd) * 40 < len(content)
+        or max(even, odd) <= 8 * min(even, odd)
+    ):
+        return 'utf-8'
+    return 'utf-16-le' if odd > even else 'utf-16-be'
+
+
+def _decode_windows(content: bytes, fault: UnicodeDecodeError, name: str) -> str:
+    """Decode as Windows-1252, which agrees with Latin-1 in all printed letters."""
+    reason = f'it is not {fault.encoding.upper()} (byte {fault.start}: {fault.reason})'
+    if fault.encoding != 'utf-8' or content.startswith(codecs.BOM_UTF8):
+        raise ValueError(f'{name} cannot be decoded, {reason}. Fix: save it as UTF-8') from fault
+    try:
+        text = content.decode('cp1252')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{name} cannot be decoded, {reason}, nor Windows-1252. Fix: save it as UTF-8'
+        ) from error
+    _warn_windows(name, reason)
+    return text
+
+
+@cache
+def _warn_windows(name: str, reason: str) -> None:
+    print_log(
+        f'{name}: read as Windows-1252 (Latin-1): {reason}. If names look wrong, save the file as '
+        'UTF-8',
+        'current',
+        logging.WARNING,
+    )
+
+
+def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
+    """Return the lines of a text file without their newlines; line N stands at N - 1.
+
+    Unlike `str.splitlines`, only newlines end a line, not form feeds or Unicode separators.
+    """
+    lines = read_text(path, backend_args).split('\n')
+    return lines[:-1] if lines[-1] == '' else lines
+
+
+def read_names(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
+    """Return the lines of a text file without blanks around them; empty lines are left out."""
+    return [name for line in read_lines(path, backend_args) if (name := line.strip())]
+
+
+def read_json(path: str | Path, backend_args: dict[str, Any] | None = None) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON; names the file, the line and the column.
+    """
+    try:
+        return json.loads(read_text(path, backend_args))
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is not JSON ({error})') from error
+
+
+class Table:
+    """A CSV file with a header, its rows by column name, without blanks around any value.
+
+    Commas, semicolons or TABs separate: the one that the header has most of. Empty lines are left
+    out.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        lines = read_text(path).split('\n')
+        header = next((line for line in lines if line.strip()), '')
+        separator = max(_SEPARATORS, key=header.count)
+        self._reader = csv.reader(io.StringIO('\n'.join(lines)), delimiter=separator)
+        self.columns = next((_stripped(row) for row in self._reader if any(_stripped(row))), [])
+        if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
+            raise ValueError(f'{path}: the header names the columns {twice} twice')
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield (line number, row); raise ValueError where a row has another number of fields."""
+        for fields in self._reader:
+            values = _stripped(fields)
+            if not any(values):
+                continue
+            if len(values) != len(self.columns):
+                raise ValueError(
+                    f'{self.path}, line {self._reader.line_num}: has {len(values)} fields, the '
+                    f'header has {len(self.columns)}: quote fields that contain the separator'
+                )
+            yield self._reader.line_num, dict(zip(self.columns, values, strict=True))
+
+
+def _stripped(fields: list[str]) -> list[str]:
+    return [field.strip() for field in fields]

@@ -1,0 +1,136 @@
+"""Text files: every encoding, newline and separator that editors and spreadsheets write."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from navit_backbone.tasks.common.text_files import (
+    Table,
+    read_json,
+    read_lines,
+    read_names,
+    read_text,
+)
+
+TEXT = 'play guitar 0\narrêt 1\n走路 2\n'
+WESTERN = 'marche 0\narrêt 1\n'
+
+
+@pytest.mark.parametrize('newline', ['\n', '\r\n', '\r'])
+@pytest.mark.parametrize(
+    'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32']
+)
+def test_unicode_is_read_in_every_encoding_without_a_word(
+    tmp_path: Path, encoding: str, newline: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / 'list.txt'
+    file.write_bytes(TEXT.replace('\n', newline).encode(encoding))
+    assert read_text(file) == TEXT
+    assert read_lines(file) == ['play guitar 0', 'arrêt 1', '走路 2']
+    assert not caplog.records
+
+
+def test_big_endian_with_a_mark_is_read(tmp_path: Path) -> None:
+    file = tmp_path / 'list.txt'
+    file.write_bytes(codecs.BOM_UTF16_BE + TEXT.encode('utf-16-be'))
+    assert read_text(file) == TEXT
+
+
+def test_utf_16_without_a_mark_is_read_where_only_newlines_are_latin(tmp_path: Path) -> None:
+    file = tmp_path / 'classes.txt'
+    file.write_bytes('走路\n跑步\n'.encode('utf-16-le'))
+    assert read_names(file) == ['走路', '跑步']
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'cp1252'])
+def test_western_files_are_read_with_one_warning_that_names_them(
+    tmp_path: Path,
+    encoding: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = tmp_path / 'latin.txt'
+    file.write_bytes(WESTERN.encode(encoding))
+    with caplog.at_level(logging.WARNING):
+        assert read_text(file) == WESTERN
+        assert read_text(file) == WESTERN
+    said = capfd.readouterr()
+    lines = [line for line in (caplog.text + said.out + said.err).splitlines() if str(file) in line]
+    assert len(lines) == 1
+    assert 'Windows-1252' in lines[0]
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'\x81\x8d arr\xeat',  # undefined in Windows-1252
+        codecs.BOM_UTF8 + b'arr\xeat\n',
+        codecs.BOM_UTF16_LE + b'a\x00b',  # half a letter
+        b'\x89PNG\x00\x00\x01\x00 binary',
+        b'one stray \x00 in a long text file of plain letters',
+    ],
+)
+def test_what_is_not_text_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / 'broken.txt'
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r'broken\.txt .*save it as UTF-8'):
+        read_text(file)
+
+
+def test_a_missing_file_is_an_error_of_its_own_kind(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / 'absent.txt')
+
+
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    (tmp_path / 'empty.txt').write_bytes(b'')
+    assert read_lines(tmp_path / 'empty.txt') == []
+
+
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    file = tmp_path / 'odd.txt'
+    file.write_text('a\x0cb\u2028c\n\nd', encoding='utf-8')
+    assert read_lines(file) == ['a\x0cb\u2028c', '', 'd']
+
+
+def test_json_with_a_mark_is_read_and_a_fault_names_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / 'a.json'
+    file.write_bytes(codecs.BOM_UTF8 + json.dumps({'naïve': 1}, ensure_ascii=False).encode())
+    assert read_json(file) == {'naïve': 1}
+    file.write_text('{"a": 1,\n')
+    with pytest.raises(ValueError, match=r'a\.json is not JSON .*line 2'):
+        read_json(file)
+
+
+@pytest.mark.parametrize('separator', [',', ';', '\t'])
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'cp1252'])
+def test_tables_of_spreadsheets(tmp_path: Path, separator: str, encoding: str) -> None:
+    file = tmp_path / 'clips.csv'
+    rows = [['file', ' label '], ['a b.mp4', ' arrêt'], [' c.mp4 ', 'marche '], ['', '']]
+    file.write_bytes('\r\n'.join(separator.join(row) for row in rows).encode(encoding))
+    table = Table(file)
+    assert table.columns == ['file', 'label']
+    assert list(table) == [
+        (2, {'file': 'a b.mp4', 'label': 'arrêt'}),
+        (3, {'file': 'c.mp4', 'label': 'marche'}),
+    ]
+
+
+def test_a_row_of_another_length_is_refused_by_line(tmp_path: Path) -> None:
+    file = tmp_path / 'clips.csv'
+    file.write_text('file,label\na.mp4,run\nb,c.mp4,walk\n')
+    with pytest.raises(ValueError, match=r'clips\.csv, line 3: has 3 fields, the header has 2'):
+        list(Table(file))
+    file.write_text('file,label\n"b,c.mp4",walk\n')
+    assert [row['file'] for _, row in Table(file)] == ['b,c.mp4']
+
+
+def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'clips.csv').write_text('file,label,label\na,b,c\n')
+    with pytest.raises(ValueError, match=r"clips\.csv: the header names the columns \['label'\]"):
+        Table(tmp_path / 'clips.csv')
