@@ -153,7 +153,7 @@ def test_classes_that_no_clip_has_are_said_with_the_line_of_the_largest(videos, 
     [
         ('name,label\na,b\n', r"manifest\.csv: its columns are \['name', 'label'\], it needs"),
         ('file,class\na,b\n', r"\['label'\] missing"),
-        ('file,label\nrun/b.mp4\n', r'line 2: has not as many fields as the header, 2'),
+        ('file,label\nrun/b.mp4\n', r'line 2: has 1 fields, the header has 2'),
         ('file,label,frames\nrun/b.mp4,run,many\n', r'line 2: invalid literal'),
         ('file,label\nrun/b.mp4,\n', r'line 2: the label is missing'),
     ],
@@ -246,5 +246,94 @@ def test_other_files_beside_the_clips_are_left_out_and_said(videos, monkeypatch)
     monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
     assert len(dataset(videos)) == 4
     assert len(said) == 1
-    assert 'run: left out, as none of .mp4' in said[0]
-    assert said[0].endswith(': notes.txt')
+    assert said[0].endswith('clips: left out files of other suffixes: 1 .txt (notes.txt)')
+
+
+def test_files_of_macos_are_left_out_of_folders_and_lists_and_counted(videos, monkeypatch):
+    said = []
+    monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
+    for name in ('run/._b.mp4', 'walk/.DS_Store', '__MACOSX/run/._a.mp4'):
+        (videos / 'clips' / name).parent.mkdir(parents=True, exist_ok=True)
+        (videos / 'clips' / name).write_bytes(b'\0\5\x16\7')
+    data = dataset(videos)
+    assert seen(data) == EXPECTED
+    assert data.metainfo['classes'] == ('run', 'walk')
+    assert [text for text in said if 'left out 3 hidden or system files' in text] == said
+    said.clear()
+    lines = 'run/._b.mp4 0\nrun/b.mp4 0\n__MACOSX/run/a.mp4 0\nwalk/c.avi 1\n'
+    assert seen(dataset(videos, write(videos, 'list.txt', lines))) == [EXPECTED[1], EXPECTED[2]]
+    assert ['left out 2 files of operating systems' in text for text in said] == [True]
+
+
+def test_linked_folders_of_classes_are_read_and_loops_end(videos):
+    (videos / 'other').mkdir()
+    (videos / 'clips/walk').rename(videos / 'other/walking')
+    (videos / 'clips/walk').symlink_to(videos / 'other/walking')
+    (videos / 'other/walking/back').symlink_to(videos / 'clips')
+    assert seen(dataset(videos)) == EXPECTED
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'cp1252'])
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('list.txt', 'run/b.mp4 arrêt\nwalk/c.avi faire du vélo\n'),
+        ('list.csv', 'file;label\nrun/b.mp4; arrêt\nwalk/c.avi ;faire du vélo \n'),
+    ],
+)
+def test_lists_of_any_encoding(videos, encoding, name, text):
+    (videos / name).write_bytes(text.replace('\n', '\r\n').encode(encoding))
+    (videos / 'classes.txt').write_bytes('arrêt\r\nfaire du vélo\r\n'.encode(encoding))
+    data = dataset(videos, name)
+    assert data.metainfo['classes'] == ('arrêt', 'faire du vélo')
+    assert seen(data) == [('run/b.mp4', [0]), ('walk/c.avi', [1])]
+
+
+@pytest.mark.parametrize(
+    ('folders', 'classes'),
+    [
+        (('001', '002'), ('001', '002')),
+        (('1', '2', '4'), ('1', '2', '4')),
+        (('0', '1', '10', '2'), ('0', '1', '2', '10')),
+        (('0', '1'), ('0', '1')),
+    ],
+)
+def test_folders_that_are_numbers_are_names_in_their_order(videos, monkeypatch, folders, classes):
+    said = []
+    monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
+    for folder in folders:
+        (videos / 'set' / folder).mkdir(parents=True)
+        shutil.copy(videos / 'clips/run/b.mp4', videos / 'set' / folder / 'a.mp4')
+    data = dataset(videos, data_prefix=dict(clips='set'))
+    assert data.metainfo['classes'] == classes
+    labels = {data.get_data_info(i)['video_path'].split('/')[-2]: i for i in range(len(data))}
+    for folder, index in labels.items():
+        assert data.get_data_info(index)['gt_label'] == [classes.index(folder)]
+    assert len(said) == (classes != ('0', '1'))  # said once, where it is not plain
+
+
+def test_numbers_with_zeros_in_lists_are_names_and_gaps_are_classes_without_clips(videos):
+    data = dataset(videos, write(videos, 'a.txt', 'run/b.mp4 02\nwalk/c.avi 01\n'))
+    assert data.metainfo['classes'] == ('01', '02')
+    assert [label for _, label in seen(data)] == [[1], [0]]
+    data = dataset(videos, write(videos, 'b.txt', 'run/b.mp4 1\nwalk/c.avi 2\nwalk/d.mp4 4\n'))
+    assert data.metainfo['classes'] == ('0', '1', '2', '3', '4')
+    assert [label for _, label in seen(data)] == [[1], [2], [4]]
+    with pytest.raises(
+        ValueError, match=r"c\.txt, line 2: the class '1' is the same number as '01'"
+    ):
+        dataset(videos, write(videos, 'c.txt', 'run/b.mp4 01\nwalk/c.avi 1\n'))
+
+
+def test_labels_counted_from_1_are_said_where_classes_are_named(videos, monkeypatch):
+    said = []
+    monkeypatch.setattr(clip_data, 'print_log', lambda text, *_: said.append(text))
+    classes = dict(metainfo=dict(classes=['run', 'walk']))
+    with pytest.raises(ValueError, match=r"line 2: the label '2' .* subtract 1"):
+        dataset(videos, write(videos, 'a.txt', 'run/b.mp4 1\nwalk/c.avi 2\n'), **classes)
+    said.clear()
+    dataset(videos, write(videos, 'b.txt', 'run/b.mp4 1\nwalk/c.avi 1\n'), **classes)
+    assert ["b.txt: no clip has the label 0, 'run'" in text for text in said] == [True]
+    said.clear()
+    dataset(videos, write(videos, 'c.txt', 'run/b.mp4 0\nwalk/c.avi 1\n'), **classes)
+    assert not said

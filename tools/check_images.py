@@ -24,6 +24,7 @@ from torch import Tensor
 
 from navit_backbone.checkpoint import build, load_weights, read_weights
 from navit_backbone.packing import PackedPatches, Size, pack, patchify
+from navit_backbone.tasks.common.folders import find_files
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES, UNREADABLE
 from navit_backbone.tasks.common.resize import token_budget_size
 from navit_backbone.tasks.common.wording import few
@@ -282,7 +283,7 @@ def find_pictures(folder: Path, classes: Mapping[str, int]) -> list[tuple[Path, 
     """All pictures in folders that have the name of a class, at any depth."""
     if not folder.is_dir():
         raise ValueError(f'--check-images {folder}: no folder there')
-    files = sorted(f for f in folder.rglob('*') if f.suffix.lower() in PICTURE_SUFFIXES)
+    files = find_files(folder, PICTURE_SUFFIXES)
     if not files:
         raise ValueError(
             f'--check-images {folder}: no pictures in it, as {folder}/CLASS/*.jpg; looked for '

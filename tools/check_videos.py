@@ -124,6 +124,7 @@ def _of_config(config: Path, options: dict[str, Any]) -> list[Clip]:
 
 
 def _of_folder(item: Path) -> Iterator[str]:
+    from navit_backbone.tasks.common.folders import find_files
     from navit_backbone.tasks.common.video_reader import VIDEO_SUFFIXES
 
     if item.suffix.lower() in ('.txt', '.csv'):
@@ -136,7 +137,7 @@ def _of_folder(item: Path) -> Iterator[str]:
         return
     if not item.is_dir():
         raise ValueError(f'no file or folder at {item}')
-    files = sorted(file for file in item.rglob('*') if file.suffix.lower() in VIDEO_SUFFIXES)
+    files = find_files(item, VIDEO_SUFFIXES)
     if not files:
         raise ValueError(f'no videos in {item}: looked for {" ".join(VIDEO_SUFFIXES)}')
     yield from map(str, files)

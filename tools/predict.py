@@ -30,6 +30,7 @@ from mmengine.device import get_device
 from rich.progress import track
 
 from navit_backbone.tasks.common.classes import override
+from navit_backbone.tasks.common.folders import find_files, find_folders, visible
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
 from navit_backbone.tasks.common.published import check_names, config_of, is_published
 from navit_backbone.tools.command_line import (
@@ -173,8 +174,7 @@ def find_inputs(
             top = Path(item.resolve().name)
             files |= {clip: top / clip.relative_to(item) for clip in clips}
         elif item.is_dir():
-            found = sorted(f for f in item.rglob('*') if f.suffix.lower() in suffixes)
-            found = [file for file in found if not file.is_dir()]
+            found = find_files(item, suffixes)
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
             if not found:
                 raise ValueError(f'no pictures in {item}: looked for {" ".join(suffixes)}')
@@ -208,14 +208,13 @@ def folders_of_frames(item: Path, out_dir: Path) -> list[Path]:
     """A folder that holds pictures, and those within it that do, but for what was drawn before."""
     if not item.is_dir():
         return []
-    folders = (item, *(folder for folder in item.rglob('*') if folder.is_dir()))
     drawn = out_dir.resolve()
-    return sorted(
+    return [
         folder
-        for folder in folders
+        for folder in find_folders(item)
         if drawn not in (folder.resolve(), *folder.resolve().parents)
-        and any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
-    )
+        and any(file.suffix.lower() in PICTURE_SUFFIXES for file in visible(folder))
+    ]
 
 
 def report(content: dict[str, Any], count: int, out_dir: Path) -> int:

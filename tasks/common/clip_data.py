@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -15,11 +15,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
+from .clip_lists import LineParser, is_number
 from .clip_sample import ClipDataSample
 from .dataset import SeededSamples, file_of
+from .folders import is_system_file, search, visible
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured
 from .resize import find_planner
 from .sample import BadSampleError, SampleSeed, seeded
+from .text_files import Table, read_lines, read_names
 from .video_reader import (
     VIDEO_SUFFIXES,
     ClipReader,
@@ -42,14 +45,42 @@ MEASURES: dict[str, Callable[[str], Measured]] = {
 _FILE_COLUMNS = ('file', 'path', 'video', 'filename')  # of a CSV, the first that is there
 
 
-def _is_number(text: str) -> bool:
-    return text.lstrip('-').isdecimal()
-
-
 def _what_is_in(folder: Path) -> str:
     """Some of the files and folders in it, to follow that what was looked for is not there."""
-    names = sorted(f'{item.name}{"/" if item.is_dir() else ""}' for item in folder.iterdir())
+    names = [f'{item.name}{"/" if item.is_dir() else ""}' for item in visible(folder)]
     return f' in it, but {few(names)}' if names else ' in it'
+
+
+def _numbered_classes(places: dict[str, str]) -> tuple[str, ...]:
+    """Return the classes 0 to the largest label, and warn of those that no clip has."""
+    numbers = {int(label) for label in places}
+    count = max(max(numbers) + 1, 1)
+    if absent := sorted(set(range(count)) - numbers):
+        print_log(
+            f'no clip has the label {few(absent)} of 0 to {count - 1}, the largest, which '
+            f'{places[str(count - 1)]} gives: metainfo.classes says which classes there are',
+            'current',
+            logging.WARNING,
+        )
+    return tuple(str(number) for number in range(count))
+
+
+def _number_names(places: dict[str, str]) -> tuple[str, ...]:
+    """Return names that are numbers in the order of the numbers, each of which stands for one."""
+    names = sorted(places, key=lambda name: (int(name), name))
+    for one, other in pairwise(names):
+        if int(one) == int(other):
+            raise ValueError(
+                f'{places[other]}: the class {other!r} is the same number as {one!r} of '
+                f'{places[one]}: write both alike'
+            )
+    if [int(name) for name in names] != list(range(len(names))):
+        print_log(
+            f'classes are named by numbers: {few(names)} are the classes {few(range(len(names)))}',
+            'current',
+            logging.WARNING,
+        )
+    return tuple(names)
 
 
 @DATASETS.register_module()
@@ -63,14 +94,20 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     They lie in ``data_prefix=dict(clips=...)`` under `data_root`, and `ann_file` lists them:
 
     - ``.txt`` (mmaction2's): ``PATH LABEL`` a line; of `frames` ``FOLDER FRAMES LABEL``; with
-      `multi_class` one number or more. The path is what stands before them, spaces and all.
+      `multi_class` one number or more. Paths and class names may have blanks, and a TAB separates
+      where a line has one (`LineParser`).
     - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
       takes the rows whose columns have these values, as ``where=dict(split='train')``, `where_not`
       the others. The columns width, height, frames and fps, where all are there, save a scan.
-    - none: a folder for each class.
+      Commas, semicolons or TABs separate.
+    - none: a folder for each class. Links to folders are followed; hidden files and those of
+      operating systems are left out.
 
-    A label is a number, or the name of a class. Classes are ``metainfo=dict(classes=[...])``, else
-    the lines of `class_file` in `data_root`, else the names found, sorted.
+    Text files may have any encoding that `read_text` reads. Classes are
+    ``metainfo=dict(classes=[...])``, else the lines of `class_file` in `data_root`, else the labels
+    found. A label is the name of a class, else its number, counted from 0. Where all labels of a
+    list are plain numbers, the classes are 0 to the largest; folders that are numbers, and numbers
+    with leading zeros (``001``), are names, in the order of the numbers.
 
     Bad samples are replaced in training as in `SeededSamples`. In testing each is listed, and given
     out as one black frame marked ``bad``, which the metric counts as wrong.
@@ -112,6 +149,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         classes = self._classes(found)
         self._metainfo['classes'] = classes
         numbers = {name: number for number, name in enumerate(classes)}
+        self._check_first(found, numbers)
         return [self._record_of(entry, numbers) for entry in found]
 
     def _entries(self, folder: Path) -> Iterator[dict[str, Any]]:
@@ -125,93 +163,91 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                 'class has a folder'
             )
         read = self._in_csv if self.ann_file.lower().endswith('.csv') else self._in_list
+        num_system = 0
         for entry in read():
+            if is_system_file(entry['file']):
+                num_system += 1
+                continue
             yield {**entry, 'file': str(folder / entry['file'])}
+        if num_system:
+            print_log(
+                f'{self.ann_file}: left out {num_system:,} files of operating systems (._*, '
+                '__MACOSX)',
+                'current',
+                logging.WARNING,
+            )
 
     def _of_rows(self) -> str:
         """What the columns of `where` and `where_not` have, to follow that no row is left."""
         chosen = [*self.where, *self.where_not]
         if not chosen or not self.ann_file.lower().endswith('.csv'):
             return ''
-        with open(self.ann_file, newline='') as content:
-            rows = list(csv.DictReader(content))
+        rows = [row for _, row in Table(self.ann_file)]
         has = [f'{name}: {few(sorted({row[name] for row in rows}))}' for name in chosen]
         return f' with where={self.where}, where_not={self.where_not}; {"; ".join(has)}'
 
     def _in_list(self) -> Iterator[dict[str, Any]]:
-        for number, line in enumerate(Path(self.ann_file).read_text().splitlines(), 1):
+        parser = LineParser(
+            Path(self.data_prefix['clips']),
+            self._suffixes,
+            frames=self.kind == 'frames',
+            multi_class=self.multi_class,
+        )
+        for number, line in enumerate(read_lines(self.ann_file), 1):
             if line.strip():
                 place = f'{self.ann_file}, line {number}'
-                yield {**self._listed(line, place), 'place': place}
-
-    def _listed(self, line: str, place: str) -> dict[str, Any]:
-        """A line of mmaction2's lists; what stands before its labels is the path."""
-        words, frames = line.split(), int(self.kind == 'frames')
-        if self.multi_class:
-            path = [not _is_number(word) for word in words[1:]]
-            trailing = path[::-1].index(True) if True in path else len(path)
-            labels = trailing - frames
-        else:
-            labels = int(Path(words[-1]).suffix.lower() not in VIDEO_SUFFIXES)
-        before = len(words) - labels - frames
-        if labels < 1 or before < 1 or (frames and not _is_number(words[before])):
-            shape = 'FOLDER FRAMES LABEL' if frames else 'PATH LABEL'
-            more = ', of LABEL numbers one or more' if self.multi_class else ''
-            raise ValueError(f'{place}: {line!r} is not {shape}{more}')
-        entry: dict[str, Any] = {'file': ' '.join(words[:before]), 'labels': words[-labels:]}
-        return {**entry, 'frames': words[before]} if frames else entry
+                yield {**parser.parse(line, place), 'place': place}
 
     def _in_csv(self) -> Iterator[dict[str, Any]]:
-        with open(self.ann_file, newline='') as content:
-            rows = csv.DictReader(content)
-            columns = rows.fieldnames or []
-            path = next((name for name in _FILE_COLUMNS if name in columns), None)
-            if (
-                lacking := [
-                    name for name in ('label', *self.where, *self.where_not) if name not in columns
-                ]
-                or path is None
-            ):
-                raise ValueError(
-                    f'{self.ann_file}: its columns are {columns}, it needs one of '
-                    f'{list(_FILE_COLUMNS)}, and {["label", *self.where, *self.where_not]} '
-                    f'({lacking} missing)'
-                )
-            for row in rows:
-                place = f'{self.ann_file}, line {rows.line_num}'
-                if any(value is None for value in row.values()) or None in row:
-                    raise ValueError(
-                        f'{place}: has not as many fields as the header, {len(columns)}'
-                    )
-                if any(row[name] != str(value) for name, value in self.where.items()):
-                    continue
-                if any(row[name] == str(value) for name, value in self.where_not.items()):
-                    continue
-                labels = row['label'].split(';') if self.multi_class else [row['label']]
-                sizes = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
-                yield {'file': row[path], 'labels': labels, 'place': place, **sizes}
+        rows = Table(self.ann_file)
+        path = next((name for name in _FILE_COLUMNS if name in rows.columns), None)
+        needed = ['label', *self.where, *self.where_not]
+        if (lacking := [name for name in needed if name not in rows.columns]) or path is None:
+            raise ValueError(
+                f'{self.ann_file}: its columns are {rows.columns}, it needs one of '
+                f'{list(_FILE_COLUMNS)}, and {needed} ({lacking} missing)'
+            )
+        for number, row in rows:
+            place = f'{self.ann_file}, line {number}'
+            if any(row[name] != str(value) for name, value in self.where.items()):
+                continue
+            if any(row[name] == str(value) for name, value in self.where_not.items()):
+                continue
+            if not row[path]:
+                raise ValueError(f'{place}: the column {path} is empty')
+            labels = row['label'].split(';') if self.multi_class else [row['label']]
+            sizes = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
+            labels = [label.strip() for label in labels]
+            yield {'file': row[path], 'labels': labels, 'place': place, **sizes}
+
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        return VIDEO_SUFFIXES if self.kind == 'videos' else PICTURE_SUFFIXES
 
     def _in_folders(self, folder: Path) -> Iterator[dict[str, Any]]:
-        suffixes = VIDEO_SUFFIXES if self.kind == 'videos' else PICTURE_SUFFIXES
-        for place in sorted(item for item in folder.iterdir() if item.is_dir()):
-            if self.kind == 'frames':
-                clips = [item for item in sorted(place.iterdir()) if item.is_dir()]
-            else:
-                files = sorted(item for item in place.rglob('*') if item.is_file())
-                clips = [file for file in files if file.suffix.lower() in suffixes]
-                others = [file.name for file in files if file.suffix.lower() not in suffixes]
-                if others:
-                    print_log(
-                        f'{place}: left out, as none of {" ".join(suffixes)}: {few(others)}',
-                        'current',
-                        logging.WARNING,
+        clips: dict[Path, list[Path]] = {p: [] for p in visible(folder) if p.is_dir()}
+        if self.kind == 'frames':
+            for place, found in clips.items():
+                found += [item for item in visible(place) if item.is_dir()]
+        else:
+            files = search(folder, self._suffixes)
+            for file in files.files:
+                place = folder / file.relative_to(folder).parts[0]
+                if place in clips:
+                    clips[place].append(file)
+                else:  # beside the folders of the classes
+                    files.others.setdefault(f'{file.suffix} in no folder of a class', []).append(
+                        file
                     )
-            if not clips:
+            if files.left_out:
+                print_log(files.left_out, 'current', logging.WARNING)
+        for place, found in clips.items():
+            if not found:
                 raise ValueError(
                     f'{place}: a class without {self.kind}{_what_is_in(place)}; remove it, fill '
                     f'it, or set kind (it is {self.kind!r})'
                 )
-            for clip in clips:
+            for clip in found:
                 yield {'file': str(clip), 'labels': [place.name], 'place': str(place)}
 
     def _classes(self, found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -219,22 +255,13 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             return tuple(stated)
         file = Path(self.data_root or '') / self.class_file
         if self.class_file and file.is_file():
-            names = [line.strip() for line in file.read_text().splitlines()]
-            return tuple(name for name in names if name)
-        names = {label for entry in found for label in entry['labels']}
-        if all(map(_is_number, names)):
-            numbers = {int(name) for name in names}
-            count = max(max(numbers) + 1, 1)
-            if absent := sorted(set(range(count)) - numbers):
-                top = next(e['place'] for e in found if str(count - 1) in e['labels'])
-                print_log(
-                    f'no clip has the label {few(absent)} of 0 to {count - 1}, the largest, which '
-                    f'{top} gives: metainfo.classes says which classes there are',
-                    'current',
-                    logging.WARNING,
-                )
-            return tuple(str(number) for number in range(count))
-        return tuple(sorted(names))
+            return tuple(read_names(file))
+        places = {label: entry['place'] for entry in reversed(found) for label in entry['labels']}
+        if not all(map(is_number, places)):
+            return tuple(sorted(places))
+        if self.ann_file and all(str(int(label)) == label for label in places):
+            return _numbered_classes(places)
+        return _number_names(places)
 
     def _record_of(self, entry: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
         labels = [self._label(text, numbers, entry['place']) for text in entry['labels']]
@@ -258,10 +285,26 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             return numbers[text]
         if text.isdecimal() and int(text) < len(numbers):
             return int(text)
+        from_1 = text.isdecimal() and int(text) == len(numbers)
         raise ValueError(
             f'{place}: the label {text!r} is neither the number of a class, 0 to '
             f'{len(numbers) - 1}, nor the name of one: {few(list(numbers))}'
+            + ('. Fix: if labels count from 1, write the names, or subtract 1' if from_1 else '')
         )
+
+    def _check_first(self, found: Sequence[dict[str, Any]], numbers: dict[str, int]) -> None:
+        """Warn where numbers seem to count named classes from 1: class 0 has no clip."""
+        labels = {label for entry in found for label in entry['labels']}
+        if numbers.keys() & labels or not labels or not all(map(is_number, labels)):
+            return
+        if '1' in labels and not any(int(label) == 0 for label in labels):
+            print_log(
+                f'{self.ann_file or self.data_prefix["clips"]}: no clip has the label 0, '
+                f'{next(iter(numbers))!r}. Labels count from 0: if these count from 1, write the '
+                'names of the classes, or subtract 1',
+                'current',
+                logging.WARNING,
+            )
 
     # ----------------------------------------------------------------------------------------------
     # Samples

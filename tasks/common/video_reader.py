@@ -18,6 +18,7 @@ import cv2
 import decord
 import numpy as np
 
+from .folders import visible
 from .picture_sizes import PICTURE_SUFFIXES, Measured, picture_size
 
 # Of the files that are taken for clips where a folder is searched.
@@ -211,7 +212,7 @@ def read_picture(file: str) -> np.ndarray:
 
 def frame_files(folder: str) -> list[str]:
     """The pictures of a folder, img_2.jpg before img_10.jpg."""
-    files = Path(folder).glob('*') if Path(folder).is_dir() else ()
+    files = visible(folder) if Path(folder).is_dir() else ()
     found = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
     return [str(file) for file in sorted(found, key=_natural)]
 
