@@ -1,4 +1,7 @@
-"""COCO 2017 as in coco_instance.py, at a patch of 14: 4096 tokens are 896 x 896 pixels' worth."""
+"""COCO 2017 as in coco_instance.py, for UniViTAR: a patch of 14 and its filter, Pillow's bicubic.
+
+4096 tokens are 896 x 896 pixels' worth.
+"""
 
 _base_ = './coco_instance.py'
 
@@ -9,6 +12,7 @@ train_pipeline = [
         type='LargeScaleJitter',
         max_tokens=4096,
         patch_size=14,
+        interpolation='bicubic',
         scale_range=(0.1, 2.0),
         recompute_bbox=True,  # around what a crop leaves of a mask
     ),
@@ -18,7 +22,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ResizeToTokenBudget', max_tokens=4096, patch_size=14),
+    dict(type='ResizeToTokenBudget', max_tokens=4096, patch_size=14, interpolation='bicubic'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]

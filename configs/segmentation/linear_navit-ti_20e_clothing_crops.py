@@ -16,6 +16,7 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(
         type='RandomResize',  # 472 x 312 pixels are 576 tokens at the photos' aspect
+        resize_type='AntialiasedResize',
         scale=(472, 472),
         ratio_range=(0.5, 2.0),
         keep_ratio=True,

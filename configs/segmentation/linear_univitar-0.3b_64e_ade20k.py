@@ -49,6 +49,7 @@ train_pipeline = [
         max_tokens=1024,
         patch_size=14,
         random=dict(low_tokens=256, by='area'),
+        interpolation='bicubic',  # Pillow's, as UniViTAR's code has it
     ),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
@@ -56,7 +57,13 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ResizeToTokenBudget', min_tokens=576, max_tokens=4096, patch_size=14),
+    dict(
+        type='ResizeToTokenBudget',
+        min_tokens=576,
+        max_tokens=4096,
+        patch_size=14,
+        interpolation='bicubic',
+    ),
     dict(type='LoadSegMap'),  # behind the resize: the truth keeps its own size
     dict(type='PackSegInputs'),
 ]

@@ -51,7 +51,7 @@ budget = dict(
 train_pipeline = [
     dict(type='LoadClip'),
     budget,
-    dict(type='LoadFrames'),
+    dict(type='LoadFrames', interpolation='bicubic'),  # Pillow's, as UniViTAR's code
     dict(type='ClipFlip', prob=0.5),
     dict(type='ClipRandAugment', num_ops=2, magnitude=7.0),
     dict(type='ClipErasing', prob=0.25),
@@ -60,7 +60,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadClip'),
     dict(test_mode=True, num_clips=4, **budget),
-    dict(type='LoadFrames'),
+    dict(type='LoadFrames', interpolation='bicubic'),
     dict(type='PackClipInputs'),
 ]
 
@@ -76,7 +76,7 @@ train_dataloader = dict(
         data_prefix=dict(clips='videos_train'),
         pipeline=train_pipeline,
     ),
-    collate_fn=dict(mixing=dict(mixup=0.8, cutmix=1.0), **collate_fn),
+    collate_fn=dict(mixing=dict(mixup=0.8, cutmix=1.0, interpolation='bicubic'), **collate_fn),
 )
 val_dataloader = dict(
     dataset=dict(

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
@@ -17,11 +16,10 @@ from navit_backbone.vit import patch_shapes
 from .dataset import file_of
 from .frame_sampling import FrameSampling
 from .random_tokens import RandomTokens
-from .resize import Size, token_budget_size
+from .resampling import DEFAULT_FILTER, Size, check_filter, resize_frames
+from .resize import token_budget_size
 from .sample import BadSampleError, SampleSeed
 from .token_dropping import TokenDropping, kept_tokens
-
-_INTERPOLATIONS = {'bilinear': cv2.INTER_LINEAR, 'bicubic': cv2.INTER_CUBIC, 'area': cv2.INTER_AREA}
 
 
 def cell_of(shapes: Sequence[PatchShape]) -> int:
@@ -221,15 +219,12 @@ class ClipToTokenBudget(BaseTransform):
 class LoadFrames(BaseTransform):
     """Decode the frames that `ClipToTokenBudget` chose, at the size that it chose.
 
-    Writes `imgs` [views, frames, h, w, 3] RGB uint8 and closes the reader.
+    Writes `imgs` [views, frames, h, w, 3] RGB uint8 and closes the reader. `interpolation` is the
+    antialiased filter of `resize_image`: 'area' (the default), 'bilinear', 'bicubic' or 'lanczos'.
     """
 
-    def __init__(self, *, interpolation: str = 'bilinear') -> None:
-        if interpolation not in _INTERPOLATIONS:
-            raise ValueError(
-                f'LoadFrames: interpolation={interpolation!r}, choose from {list(_INTERPOLATIONS)}'
-            )
-        self.interpolation = interpolation
+    def __init__(self, *, interpolation: str = DEFAULT_FILTER) -> None:
+        self.interpolation = check_filter(type(self).__name__, interpolation)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         reader, chosen = results.pop('reader'), results['frame_inds']
@@ -243,7 +238,7 @@ class LoadFrames(BaseTransform):
         h, w = size = results['img_shape']
         if results['crops'] == 3:
             size = _cover(frames.shape[1:3], h)
-        frames = self._resized(frames, size)
+        frames = resize_frames(frames, size, self.interpolation)
         views = frames.reshape(*chosen.shape, *frames.shape[1:])
         if results['crops'] == 3:
             views = np.stack(
@@ -255,12 +250,6 @@ class LoadFrames(BaseTransform):
             ).reshape(-1, chosen.shape[1], h, w, 3)
         results['imgs'] = views
         return results
-
-    def _resized(self, frames: np.ndarray, size: Size) -> np.ndarray:
-        if frames.shape[1:3] == size:
-            return frames
-        rule, (h, w) = _INTERPOLATIONS[self.interpolation], size
-        return np.stack([cv2.resize(frame, (w, h), interpolation=rule) for frame in frames])
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(interpolation={self.interpolation!r})'

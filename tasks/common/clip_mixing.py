@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .clip_sample import ClipDataSample
+from .resampling import DEFAULT_FILTER, check_filter, resize_frames
 from .sample import SampleSeed
 
 
@@ -22,15 +22,17 @@ class ClipMixing:
     Mixup (Zhang et al. 2018) averages with a share drawn from Beta(mixup, mixup); CutMix (Yun et
     al. 2019) puts a box of whole patches of the partner in the place of the clip's, over all its
     time, and counts classes by the share of patches. 0 leaves one out; where both are on, `switch`
-    is the share of CutMix.
+    is the share of CutMix. `interpolation` is the filter of `resize_image` for partners.
     """
 
     mixup: float = 0.0
     cutmix: float = 0.0
     prob: float = 1.0
     switch: float = 0.5
+    interpolation: str = DEFAULT_FILTER
 
     def __post_init__(self) -> None:
+        check_filter('mixing', self.interpolation)
         if min(self.mixup, self.cutmix) < 0 or self.mixup + self.cutmix == 0:
             raise ValueError(
                 f'mixing: mixup={self.mixup} and cutmix={self.cutmix} are at least 0, and one of '
@@ -63,7 +65,7 @@ class ClipMixing:
             if draws.random() >= self.prob:
                 mixed.append(clip)
                 continue
-            partner = fitted(clips[partners[i]], clip.shape[2:])
+            partner = fitted(clips[partners[i]], clip.shape[2:], self.interpolation)
             cut = self.cutmix > 0 and (self.mixup == 0 or draws.random() < self.switch)
             share = float(draws.beta(*[self.cutmix if cut else self.mixup] * 2))
             if cut:
@@ -75,16 +77,18 @@ class ClipMixing:
         return mixed
 
 
-def fitted(clip: Tensor, size: Sequence[int]) -> Tensor:
-    """A clip at (frames, height, width): frames spread evenly, pictures scaled, as bytes."""
+def fitted(clip: Tensor, size: Sequence[int], interpolation: str = DEFAULT_FILTER) -> Tensor:
+    """Resize a clip [views, C, frames, h, w] uint8 to (frames, height, width).
+
+    Frames are spread evenly over time; each is resized by `resize_image`.
+    """
     frames, h, w = size
     if tuple(clip.shape[2:]) == tuple(size):
         return clip
     chosen = torch.linspace(0, clip.shape[2] - 1, frames).round().long()
-    flat = clip[:, :, chosen].transpose(1, 2).flatten(0, 1).float()  # [views * frames, C, h, w]
-    scaled = F.interpolate(flat, (h, w), mode='bilinear', align_corners=False, antialias=True)
-    scaled = scaled.round().clamp(0, 255).to(torch.uint8)
-    return scaled.unflatten(0, (len(clip), frames)).transpose(1, 2)
+    flat = clip[:, :, chosen].permute(0, 2, 3, 4, 1).flatten(0, 1)  # [views * frames, h, w, C]
+    scaled = torch.from_numpy(resize_frames(flat.numpy(), (h, w), interpolation))
+    return scaled.unflatten(0, (len(clip), frames)).permute(0, 4, 1, 2, 3)
 
 
 def cut_in(

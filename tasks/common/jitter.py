@@ -12,6 +12,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
+from .resampling import DEFAULT_FILTER, check_filter
 from .resize import ResizeToTokenBudget, Size, check_annotated_size, token_budget_size
 from .sample import SampleSeed
 
@@ -30,6 +31,7 @@ class LargeScaleJitter(BaseTransform):
     out of all that belongs to boxes those that a crop has nothing of. `recompute_bbox` draws boxes
     close around what is left of their masks. A crop without any box is what ViTDet allows; with
     `allow_negative_crop=False` it is moved to hold the centre of one, if the picture has any.
+    `interpolation` is the antialiased filter, as in `ResizeToTokenBudget`.
     """
 
     size_fields: ClassVar[tuple[str, ...]] = ('height', 'width')
@@ -42,7 +44,7 @@ class LargeScaleJitter(BaseTransform):
         scale_range: tuple[float, float] = (0.1, 2.0),
         allow_negative_crop: bool = True,
         recompute_bbox: bool = False,
-        interpolation: str = 'bilinear',
+        interpolation: str = DEFAULT_FILTER,
     ) -> None:
         low, high = scale_range
         if not 0 < low <= high:
@@ -51,7 +53,9 @@ class LargeScaleJitter(BaseTransform):
                 "ViTDet's"
             )
         self._resize = ResizeToTokenBudget(
-            max_tokens, patch_size=patch_size, interpolation=interpolation
+            max_tokens,
+            patch_size=patch_size,
+            interpolation=check_filter(type(self).__name__, interpolation),
         )
         self.max_tokens = max_tokens
         self.patch_size = patch_size
@@ -143,7 +147,8 @@ class LargeScaleJitter(BaseTransform):
         return (
             f'{type(self).__name__}(max_tokens={self.max_tokens}, patch_size={self.patch_size}, '
             f'scale_range={self.scale_range}, allow_negative_crop={self.allow_negative_crop}, '
-            f'recompute_bbox={self.recompute_bbox})'
+            f'recompute_bbox={self.recompute_bbox}, '
+            f'interpolation={self._resize.interpolation!r})'
         )
 
 

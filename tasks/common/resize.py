@@ -10,15 +10,14 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
-import mmcv
 import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv import rescale_size
+from mmcv.transforms import BaseTransform, Resize
 from mmengine.registry import TRANSFORMS
 
 from .random_tokens import RandomTokens
+from .resampling import DEFAULT_FILTER, Size, check_filter, resize_image, resize_labels
 from .sample import BadSampleError, SampleSeed
-
-Size = tuple[int, int]
 
 
 def token_budget_size(
@@ -147,6 +146,9 @@ class ResizeToTokenBudget(BaseTransform):
 
     `square=True` squashes every picture to the largest square of its budget: the control arm of a
     comparison, which differs in the aspect and in nothing else.
+
+    `interpolation` is the antialiased filter of `resize_image` for the image: 'area' (the default),
+    'bilinear', 'bicubic' or 'lanczos'. Masks and label maps are resized by nearest neighbour.
     """
 
     size_fields: ClassVar[tuple[str, ...]] = ('height', 'width')
@@ -159,7 +161,7 @@ class ResizeToTokenBudget(BaseTransform):
         min_tokens: int | None = None,
         random: dict[str, Any] | None = None,
         square: bool = False,
-        interpolation: str = 'bilinear',
+        interpolation: str = DEFAULT_FILTER,
         clip_object_border: bool = True,
     ) -> None:
         token_budget_size(  # refuses what is out of range, here and not at the first picture
@@ -180,7 +182,7 @@ class ResizeToTokenBudget(BaseTransform):
         self.min_tokens = min_tokens
         self.random = None if random is None else RandomTokens.of(random, max_tokens)
         self.square = square
-        self.interpolation = interpolation
+        self.interpolation = check_filter(type(self).__name__, interpolation)
         self.clip_object_border = clip_object_border
 
     def target_size(
@@ -227,9 +229,7 @@ class ResizeToTokenBudget(BaseTransform):
     def resized(self, results: dict[str, Any], size: Size) -> dict[str, Any]:
         """The sample at `size`, with what belongs to it."""
         (h, w), (new_h, new_w) = results['img'].shape[:2], size
-        results['img'] = mmcv.imresize(
-            results['img'], (new_w, new_h), interpolation=self.interpolation, backend='cv2'
-        )
+        results['img'] = resize_image(results['img'], size, self.interpolation)
         results['img_shape'] = (new_h, new_w)
         results['scale'] = (new_w, new_h)
         results['scale_factor'] = (new_w / w, new_h / h)
@@ -242,12 +242,10 @@ class ResizeToTokenBudget(BaseTransform):
         if results.get('gt_bboxes') is not None:
             results['gt_bboxes'] = self._resized_boxes(results)
         if results.get('gt_masks') is not None:
-            results['gt_masks'] = results['gt_masks'].resize(results['img_shape'])
+            results['gt_masks'] = _resized_masks(results['gt_masks'], results['img_shape'])
         for key in {'gt_seg_map', *results.get('seg_fields', ())}:
             if results.get(key) is not None:
-                results[key] = mmcv.imresize(
-                    results[key], results['scale'], interpolation='nearest', backend='cv2'
-                )
+                results[key] = resize_labels(results[key], results['img_shape'])
         step = np.array([[scale_w, 0, 0], [0, scale_h, 0], [0, 0, 1]], dtype=np.float32)
         before = results.get('homography_matrix')
         results['homography_matrix'] = step if before is None else step @ before
@@ -270,6 +268,42 @@ class ResizeToTokenBudget(BaseTransform):
             f'square={self.square}, interpolation={self.interpolation!r}, '
             f'clip_object_border={self.clip_object_border})'
         )
+
+
+def _resized_masks(masks: Any, size: Size) -> Any:
+    """Resize mmdet's masks: polygons scale themselves, bitmaps [N, h, w] by nearest neighbour."""
+    bitmaps = masks.masks
+    if not isinstance(bitmaps, np.ndarray):
+        return masks.resize(size)
+    resized = resize_labels(bitmaps.transpose(1, 2, 0), size).transpose(2, 0, 1)
+    return type(masks)(np.ascontiguousarray(resized), *size)
+
+
+@TRANSFORMS.register_module()
+class AntialiasedResize(Resize):
+    """mmcv's `Resize` of images and label maps, with the filters of `ResizeToTokenBudget`.
+
+    For stock pipelines: `dict(type='RandomResize', resize_type='AntialiasedResize', ...)`. Boxes
+    are scaled as mmcv does; detection has `ResizeToTokenBudget` and `LargeScaleJitter`.
+    """
+
+    def __init__(self, *args: Any, interpolation: str = DEFAULT_FILTER, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.interpolation = check_filter(type(self).__name__, interpolation)
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        (h, w), scale = results['img'].shape[:2], results['scale']
+        if self.keep_ratio:
+            scale = rescale_size((w, h), scale)
+        results['img'] = resize_image(results['img'], scale[::-1], self.interpolation)
+        results['img_shape'] = results['img'].shape[:2]
+        results['scale_factor'] = (scale[0] / w, scale[1] / h)
+        results['keep_ratio'] = self.keep_ratio
+
+    def _resize_seg(self, results: dict[str, Any]) -> None:
+        for key in {'gt_seg_map', *results.get('seg_fields', ())}:
+            if results.get(key) is not None:
+                results[key] = resize_labels(results[key], results['img_shape'])
 
 
 def check_annotated_size(results: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from ..common.dataset import EmptiedSampleError, SeededSamples
 from ..common.palette import Colour, palette
 from ..common.picture_sizes import PICTURE_SUFFIXES
+from ..common.resampling import resize_labels
 from ..common.sample import BadSampleError
 from ..common.wording import few
 
@@ -97,8 +98,7 @@ class LoadSegMap(LoadAnnotations):
                 f'width), its picture {results["img_path"]} {h} x {w}: replace one of them, or set '
                 "dict(type='LoadSegMap', resize=True) to resize such maps by nearest neighbour"
             )
-        resized: np.ndarray = mmcv.imresize(labels, (w, h), interpolation='nearest', backend='cv2')
-        return resized
+        return resize_labels(labels, (h, w))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(resize={self.resize})'
