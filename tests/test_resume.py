@@ -125,11 +125,17 @@ def train(
     num_samples=NUM_SAMPLES,
     sampler=None,
     optim=None,
+    classes=('cat', 'dog', 'cow'),
     **changes,
 ):
     """One process's share of a training; `changes` are of the runner's arguments."""
     loader = dict(
-        dataset=dict(type='NoisyNumbers', pipeline=[add_noise], indices=num_samples),
+        dataset=dict(
+            type='NoisyNumbers',
+            pipeline=[add_noise],
+            indices=num_samples,
+            metainfo=dict(classes=classes),
+        ),
         sampler=sampler or dict(type='SeededSampler'),
         batch_size=batch_size,
         num_workers=workers,
@@ -154,6 +160,7 @@ def train(
             Watch(steps, **(stops or {})),
             dict(type='EMAHook'),
             dict(type='LoadedWeightsHook'),
+            dict(type='ClassCheckHook'),
         ],
         randomness=dict(seed=3),
         log_level='WARNING',
@@ -272,6 +279,24 @@ def test_another_run_is_refused_within_an_epoch_and_told_between(told, tmp_path,
     train(tmp_path / 'between', steps := {}, resume=True, hook=EVERY_EPOCH, **CHANGES[told])
     assert re.search(rf'epoch_1.pth is of a run with .*{told}', capsys.readouterr().out)
     assert min(steps) == STEPS_PER_EPOCH + 1
+
+
+@pytest.mark.parametrize('others', [('dog', 'cat', 'cow'), ('dog', 'fox', 'cow')])
+def test_classes_with_other_numbers_are_refused_naming_both_orders(others, tmp_path, capsys):
+    with pytest.raises(Stopped):
+        train(tmp_path, {}, stops=dict(stop=9), hook=EVERY_EPOCH)
+    message = (
+        rf"has the classes {list(others)}, and .* trained on ['cat', 'dog', 'cow']: 'dog' is "
+        r"number 0 here and was 1. .*classes=['cat', 'dog', 'cow']"
+    )
+    message = message.replace('[', r'\[')
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, {}, resume=True, hook=EVERY_EPOCH, classes=others)
+    renamed = ('cat', 'hound', 'cow')
+    train(tmp_path, steps := {}, resume=True, hook=EVERY_EPOCH, classes=renamed)
+    assert min(steps) == STEPS_PER_EPOCH + 1
+    assert 'had the classes cat, dog, cow, ' in (out := capsys.readouterr().out)
+    assert 'has cat, hound, cow' in out
 
 
 def test_number_of_workers_may_change(tmp_path):

@@ -22,11 +22,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
 from navit_backbone.tasks.common.classes import override
+from navit_backbone.tasks.common.divergence import DivergenceHook
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
 from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook
 from navit_backbone.tasks.common.memory_errors import BatchMemoryError
 from navit_backbone.tasks.common.pretrained import fill_from_file, fill_from_state, leaves_out
 from navit_backbone.tasks.common.wording import few
+
+_ALWAYS = (LoadedWeightsHook, DivergenceHook)  # in every config that our tools read
 
 # What a constructor says to an argument that it does not know, or that it lacks.
 _CONSTRUCTOR = re.compile(r'__init__\(\) (got an unexpected|missing \d+ required|takes )')
@@ -153,8 +156,10 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
     if isinstance(cfg.get('model'), ConfigDict):
         fill_from_file(cfg.model)
     hooks = list(cfg.get('custom_hooks') or [])
-    if not any(hook['type'] == LoadedWeightsHook.__name__ for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=LoadedWeightsHook.__name__)]
+    given = {hook['type'] for hook in hooks}
+    added = [dict(type=kind.__name__) for kind in _ALWAYS if not {kind, kind.__name__} & given]
+    if added:
+        cfg.custom_hooks = [*hooks, *added]
     return cfg
 
 

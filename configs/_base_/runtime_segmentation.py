@@ -17,6 +17,7 @@ custom_hooks = [
     dict(type='PictureCheckHook'),
     dict(type='LabelMapCheckHook'),
     dict(type='LoadedWeightsHook'),
+    dict(type='DivergenceHook'),
     dict(type='PretrainedHook'),
     dict(type='BadSampleHook'),
     dict(type='ThroughputHook'),

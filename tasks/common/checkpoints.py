@@ -117,12 +117,17 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _latest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a work dir: what `last_checkpoint` names, then the others by time."""
+def noted_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that `last_checkpoint` of a work dir names, where it exists."""
     note = folder / _LAST
     named = Path(note.read_text(errors='replace').strip()) if note.is_file() else Path()
     here = folder / named.name  # where the work dir was moved or copied, the note was not
-    last = next((file for file in (here, named) if file.is_file()), None)
+    return next((file for file in (here, named) if file.is_file()), None)
+
+
+def _latest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a work dir: what `last_checkpoint` names, then the others by time."""
+    last = noted_checkpoint(folder)
     folders = {folder, last.parent} if last else {folder}  # a hook's out_dir may be elsewhere
     files = [
         file for place in folders for file in place.glob('*.pth') if _NAME.fullmatch(file.name)

@@ -20,7 +20,8 @@ from .wording import few
 class ClassCheckHook(Hook):
     """Refuses a model that counts other classes than the data has, and splits that differ.
 
-    And a test on data whose classes are those of the checkpoint's training in another order.
+    And a test, or a resumed training, on data that gives the classes of the checkpoint's training
+    other numbers.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,8 @@ class ClassCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         check_classes(runner.model, runner.train_dataloader.dataset)
+        if runner._resume:
+            check_resumed(self._trained, runner.train_dataloader.dataset)
         if runner.val_loop is not None:
             check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
 
@@ -60,6 +63,31 @@ def check_trained(trained: Sequence[str], dataset: Any) -> None:
     print_log(
         f'the checkpoint was trained on the classes {few(list(trained))}, {named(dataset)} has '
         f'{few(names)}: they are matched by their numbers',
+        'current',
+        logging.WARNING,
+    )
+
+
+def check_resumed(trained: Sequence[str], dataset: Any) -> None:
+    """Raise where a resumed training would go on with other numbers for its classes.
+
+    Classes that only have other names are logged: a corrected name changes nothing.
+    """
+    names = list(dataset.metainfo['classes'])
+    if not trained or list(trained) == names:
+        return
+    numbers = {name: number for number, name in enumerate(trained)}
+    moved = [name for i, name in enumerate(names) if numbers.get(name, i) != i]
+    if moved:
+        raise ValueError(
+            f'{named(dataset)} has the classes {names}, and the checkpoint to resume was trained '
+            f'on {list(trained)}: {moved[0]!r} is number {names.index(moved[0])} here and was '
+            f'{numbers[moved[0]]}. Resume with --cfg-options "classes={list(trained)}", or start '
+            'anew from its weights with load_from'
+        )
+    print_log(
+        f'the training to resume had the classes {few(list(trained))}, {named(dataset)} has '
+        f'{few(names)}: it goes on with the same numbers under the new names',
         'current',
         logging.WARNING,
     )

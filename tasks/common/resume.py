@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,14 @@ class ExactCheckpointHook(CheckpointHook):
         super().after_train(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        super()._save_best_checkpoint(runner, metrics)
+        """Save the model where a metric is the best so far; NaN and infinity never are."""
+        if not self.save_best:
+            return
+        lost = {k: v for k, v in metrics.items() if isinstance(v, Real) and not math.isfinite(v)}
+        judged = {next(iter(metrics)) if key == 'auto' else key for key in self.key_indicators}
+        for key in lost.keys() & judged:
+            runner.logger.warning(f'{key} is {lost[key]}: this evaluation counts for no best model')
+        super()._save_best_checkpoint(runner, {**metrics, **dict.fromkeys(lost)})  # None is skipped
         self.file_backend.remove_outdated()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
