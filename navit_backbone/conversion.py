@@ -422,7 +422,7 @@ def _agreed(
         if key in said and there.get(key, said[key]) != said[key]:
             raise ValueError(
                 f'{name}: its {file} says {term} {said[key]}, its tensors {there[key]}: they '
-                'are of two models; fetch both from one place, or take the {file} away'
+                f'are of two models; fetch both from one place, or take the {file} away'
             )
     if arch['embed_dims'] % said.get('num_heads', 1):
         raise ValueError(

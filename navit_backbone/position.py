@@ -3,21 +3,29 @@
 All kinds are computed from per-token coordinates, so crops, dropped tokens, shuffles and clips of
 any length work. Additive kinds give a vector per token, added after the patch embedding (NaViT,
 section 2.1 and table 3); RoPE turns the queries and keys of every block.
+
+Patches of several shapes in one model count in one unit, their `Scale`. A patch lies where its
+first pixel lies, as a tubelet lies at its first frame: the paper's p and p / side count whole
+patches from the edge, and so every patch of every shape reads one whole entry of a table. The
+interpolated kinds (`learned_1d`, `learned_axes`) and normalised RoPE take the centre of a patch as
+a share of the image's side, as the weights that they come from do: they need no unit. The
+interpolated kinds count whole patches of the side, so for them images should be whole patches of
+every shape, as `ClipToTokenBudget` makes them.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .interpolation import Interpolation, interpolation_rows, interpolation_taps
-from .packing import PackedPatches
+from .packing import PackedPatches, PatchShape
 
 RotaryLayout = Literal['half', 'interleaved']
 
@@ -78,26 +86,78 @@ def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> Rotary | No
     return ROTARY[full.pop('kind')](head_width, **full)
 
 
-def axis_coordinates(packed: PackedPatches, axis: int, *, fractional: bool) -> Tensor:
-    """The coordinate of every token along an axis (0 time, 1 row, 2 column): [T].
+class Scale(NamedTuple):
+    """Unit of the positions of one model, so that equal pixels get equal positions.
 
-    In patches, or as a fraction ``p / side`` of the picture's own side (NaViT, section 2.1).
+    `unit` is (1, h, w): a frame, and the largest height and width in pixels that divide those of
+    all patch shapes. For a single shape that is the patch itself. `extents` [N, 3], on the host, is
+    the (frames, height, width) of each example that fractions refer to: a partial patch at the
+    border is filled up to another length for each shape, so the least is taken of all. None stands
+    for the grid of a single pack.
+    """
+
+    unit: PatchShape
+    extents: Tensor | None = None
+
+    @classmethod
+    def of(cls, shapes: Sequence[PatchShape], packs: Sequence[PackedPatches] = ()) -> Scale:
+        """Return the scale of a model with patches of `shapes`, for `packs` of the same images."""
+        unit = (1, math.gcd(*(h for _, h, _ in shapes)), math.gcd(*(w for _, _, w in shapes)))
+        if len(packs) < 2:
+            return cls(unit)
+        extents = [item.grids * torch.tensor(item.patch_shape) for item in packs]
+        return cls(unit, torch.stack(extents).amin(0))
+
+    def steps(self, shape: PatchShape) -> PatchShape:
+        """Return the units (t, h, w) from one patch of a `shape` to the next."""
+        t, h, w = (side // unit for side, unit in zip(shape, self.unit, strict=True))
+        return t, h, w
+
+
+def axis_coordinates(
+    packed: PackedPatches, axis: int, scale: Scale | None = None, *, fractional: bool
+) -> Tensor:
+    """Return the coordinate of every token along an axis (0 time, 1 row, 2 column): [T].
+
+    In units of `scale`, by default frames and the patches of the pack itself; or as a fraction
+    ``p / side`` of the image's own side (NaViT, section 2.1).
     """
     coords = packed.coords[:, axis]
     if not fractional:
-        return coords
-    sides = packed.grids[:, axis].to(coords.device, non_blocking=True)[packed.segment_ids]
-    return coords.double() / sides
+        step = (scale or Scale.of([packed.patch_shape])).steps(packed.patch_shape)[axis]
+        return coords if step == 1 else coords * step
+    return side_shares(packed, axis, scale)
 
 
-def check_sides(packed: PackedPatches, max_size: int, what: str) -> None:
-    """Raise ValueError where a grid has a longer side than a table of positions."""
-    longest = packed.shared_grid or (0, *packed.grids[:, 1:].amax(0).tolist())
-    if max(longest[1:]) > max_size:
+def side_shares(
+    packed: PackedPatches, axis: int, scale: Scale | None, *, offset: float = 0.0
+) -> Tensor:
+    """Return where every token lies along an axis as a share of the image's side: [T] float64.
+
+    `offset` is the place in the patch: 0 its first pixel, 0.5 its centre.
+    """
+    if scale is None or scale.extents is None:
+        sides, step = packed.grids[:, axis], 1
+    else:
+        sides, step = scale.extents[:, axis], packed.patch_shape[axis]
+    coords = (packed.coords[:, axis].double() + offset) * step
+    return coords / sides.to(coords.device, non_blocking=True)[packed.segment_ids]
+
+
+def check_sides(packed: PackedPatches, max_size: int, what: str, scale: Scale | None) -> None:
+    """Raise ValueError where a grid reaches beyond a table of positions."""
+    scale = scale or Scale.of([packed.patch_shape])
+    _, h, w = packed.shared_grid or (0, *packed.grids[:, 1:].amax(0).tolist())
+    _, row, column = scale.steps(packed.patch_shape)
+    needed = max((h - 1) * row, (w - 1) * column) + 1
+    if needed > max_size:
+        _, height, width = packed.patch_shape
         raise ValueError(
-            f'a picture of {longest[1]} x {longest[2]} patches (largest height and width of the '
-            f'pack) is beyond the {what} positions of max_size={max_size}: lower max_tokens of '
-            f'the resize, raise max_size, or use a kind without a limit (sinusoidal, fourier)'
+            f'an image of {h} x {w} patches of {height} x {width} pixels (largest height and width '
+            f'of the pack) needs {needed} {what} positions a side, one for every {scale.unit[1]} x '
+            f'{scale.unit[2]} pixels, and the table has max_size={max_size}: lower max_tokens of '
+            f'the resize, set max_size={needed}, or use a kind without a limit (sinusoidal, '
+            'fourier)'
         )
 
 
@@ -105,8 +165,9 @@ class FactorisedPosition(nn.Module):
     """A learned vector per row and one per column, combined (NaViT, section 2.1).
 
     `combine`: 'sum' (the paper's default), 'stack' (half the width each) or 'product'. With
-    `fractional` the tables are read at ``p / side * max_size`` by linear interpolation, so that a
-    picture of `max_size` patches a side reads the same entries as the absolute kind.
+    `fractional` the tables are read at ``p / side * max_size`` by linear interpolation, so that an
+    image of `max_size` patches a side reads the same entries as the absolute kind. Absolute tables
+    have an entry for each unit of the `Scale`, and `max_size` counts these.
     """
 
     def __init__(
@@ -130,11 +191,13 @@ class FactorisedPosition(nn.Module):
         nn.init.trunc_normal_(self.y, std=std)
         nn.init.trunc_normal_(self.x, std=std)
 
-    def forward(self, packed: PackedPatches) -> Tensor:
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
         if not self.fractional:
-            check_sides(packed, self.max_size, 'factorised')
-        y_TD = self._read(self.y, axis_coordinates(packed, 1, fractional=self.fractional))
-        x_TD = self._read(self.x, axis_coordinates(packed, 2, fractional=self.fractional))
+            check_sides(packed, self.max_size, 'factorised', scale)
+        y, x = (
+            axis_coordinates(packed, axis, scale, fractional=self.fractional) for axis in (1, 2)
+        )
+        y_TD, x_TD = self._read(self.y, y), self._read(self.x, x)
         if self.combine == 'stack':
             return torch.cat([y_TD, x_TD], 1)
         return y_TD + x_TD if self.combine == 'sum' else y_TD * x_TD
@@ -160,7 +223,10 @@ def read_linearly(table: Tensor, fractions: Tensor) -> Tensor:
 
 
 class Learned2DPosition(nn.Module):
-    """A learned vector per cell of a `max_size` x `max_size` table (Pix2Struct's, in table 3)."""
+    """A learned vector per cell of a `max_size` x `max_size` table (Pix2Struct's, in table 3).
+
+    A cell is a unit of the `Scale` high and wide.
+    """
 
     def __init__(self, dim: int, *, max_size: int = 64) -> None:
         super().__init__()
@@ -168,29 +234,37 @@ class Learned2DPosition(nn.Module):
         self.table = nn.Parameter(torch.empty(max_size, max_size, dim))
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, packed: PackedPatches) -> Tensor:
-        check_sides(packed, self.max_size, 'learned 2-D')
-        return self.table[packed.coords[:, 1], packed.coords[:, 2]]
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
+        check_sides(packed, self.max_size, 'learned 2-D', scale)
+        y, x = (axis_coordinates(packed, axis, scale, fractional=False) for axis in (1, 2))
+        return self.table[y, x]
 
 
 class FourierPosition(nn.Module):
     """One learned linear layer of (y, x), then sine and cosine, stacked (NaViT, section 2.1).
 
     The paper leaves the start open: here the frequencies are normal with a standard deviation of
-    one turn per picture side, of the picture itself or, for absolute coordinates, of `max_size`.
+    one turn over the image's side; for absolute coordinates over `trained_size`, the side in
+    patches of the largest images in training. Its default is the paper's: images of up to 256
+    pixels in patches of 16. A start over a much longer side leaves all angles near zero, where
+    positions hardly differ. Larger images turn further; `trained_size` is no limit.
     """
 
-    def __init__(self, dim: int, *, fractional: bool = False, max_size: int = 128) -> None:
+    def __init__(self, dim: int, *, fractional: bool = False, trained_size: int = 16) -> None:
         super().__init__()
         if dim % 2:
             raise ValueError(f'fourier positions need an even width, got {dim}')
+        if trained_size < 1:
+            raise ValueError(f'fourier positions: trained_size={trained_size} must be at least 1')
         self.fractional = fractional
         self.frequencies = nn.Linear(2, dim // 2, bias=False)
-        side = 1 if fractional else max_size
+        side = 1 if fractional else trained_size
         nn.init.normal_(self.frequencies.weight, std=2 * math.pi / side)
 
-    def forward(self, packed: PackedPatches) -> Tensor:
-        axes = [axis_coordinates(packed, axis, fractional=self.fractional) for axis in (1, 2)]
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
+        axes = [
+            axis_coordinates(packed, axis, scale, fractional=self.fractional) for axis in (1, 2)
+        ]
         weight = self.frequencies.weight
         with full_precision(weight.device):  # bf16 cannot count patches
             angles = self.frequencies(torch.stack(axes, 1).to(weight.dtype))
@@ -209,11 +283,11 @@ class SinusoidalPosition(nn.Module):
             raise ValueError(f'sinusoidal positions need a width divisible by 4, got {dim}')
         self.dim, self.fractional, self.max_size = dim, fractional, max_size
 
-    def forward(self, packed: PackedPatches) -> Tensor:
-        return torch.cat([self._axis(packed, axis) for axis in (1, 2)], 1)
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
+        return torch.cat([self._axis(packed, axis, scale) for axis in (1, 2)], 1)
 
-    def _axis(self, packed: PackedPatches, axis: int) -> Tensor:
-        coords = axis_coordinates(packed, axis, fractional=self.fractional)
+    def _axis(self, packed: PackedPatches, axis: int, scale: Scale | None) -> Tensor:
+        coords = axis_coordinates(packed, axis, scale, fractional=self.fractional)
         if self.fractional:
             places = torch.arange(self.max_size, device=coords.device)
             return read_linearly(self._waves(places), coords)
@@ -339,7 +413,7 @@ class Learned1DPosition(GridPosition):
         self.table = nn.Parameter(torch.empty(*grid, dim))
         nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, packed: PackedPatches) -> Tensor:
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
         table = self.table
         with full_precision(table.device):
             if packed.shared_grid is not None:
@@ -390,7 +464,7 @@ class LearnedAxesPosition(GridPosition):
         nn.init.trunc_normal_(self.y, std=0.02)
         nn.init.trunc_normal_(self.x, std=0.02)
 
-    def forward(self, packed: PackedPatches) -> Tensor:
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
         with full_precision(self.y.device):
             if packed.shared_grid is not None:
                 y = self.rows_of_map(packed, 1, self.y) @ self.y
@@ -414,9 +488,9 @@ class TemporalPosition(nn.Module):
         self.max_size, self.fractional = max_size, fractional
         self.t = nn.Parameter(torch.zeros(max_size, dim))
 
-    def forward(self, packed: PackedPatches) -> Tensor:
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
         if self.fractional:
-            return read_linearly(self.t, axis_coordinates(packed, 0, fractional=True))
+            return read_linearly(self.t, axis_coordinates(packed, 0, scale, fractional=True))
         step = packed.patch_shape[0]
         longest = packed.shared_grid[0] if packed.shared_grid else int(packed.grids[:, 0].max())
         if (longest - 1) * step >= self.max_size:
@@ -425,11 +499,11 @@ class TemporalPosition(nn.Module):
                 f'of max_size={self.max_size} frames: sample fewer frames, raise '
                 'temporal_position.max_size, or set fractional=True'
             )
-        return self.t[packed.coords[:, 0] * step]
+        return self.t[axis_coordinates(packed, 0, scale, fractional=False)]
 
 
 class RotaryPosition(nn.Module):
-    """2-D rotary position of queries and keys at integer patch coordinates (Su et al. per axis).
+    """2-D rotary position of queries and keys at whole units of the `Scale` (Su et al. per axis).
 
     Half of each head's pairs of channels turn with the row and half with the column, by
     ``coordinate / theta ** (i / n)``. `layout` 'half' pairs channel i with i + K / 2, all pairs of
@@ -451,14 +525,12 @@ class RotaryPosition(nn.Module):
         _check_rotary(head_width, layout)
         self.head_width, self.theta, self.layout, self.time = head_width, theta, layout, time
 
-    def forward(self, packed: PackedPatches) -> Tensor:
-        """The angles [T, K / 2] in float64, one of each pair of channels."""
-        num_axes = 3 if self.time else 2
-        inverse = frequencies(self.head_width // 2 // num_axes, self.theta, packed.coords.device)
-        coords = packed.coords[:, 3 - num_axes :].to(torch.float64, copy=True)
-        if self.time:
-            coords[:, 0] *= packed.patch_shape[0]  # frames
-        angles = _laid_out(coords[:, :, None] * inverse, self.layout)
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
+        """Return the angles [T, K / 2] in float64, one of each pair of channels."""
+        axes = (0, 1, 2) if self.time else (1, 2)
+        inverse = frequencies(self.head_width // 2 // len(axes), self.theta, packed.coords.device)
+        coords = [axis_coordinates(packed, axis, scale, fractional=False) for axis in axes]
+        angles = _laid_out(torch.stack(coords, 1).double()[:, :, None] * inverse, self.layout)
         return nn.functional.pad(angles, (0, self.head_width // 2 - angles.shape[1]))
 
 
@@ -476,11 +548,11 @@ class NormalisedRotaryPosition(nn.Module):
         _check_rotary(head_width, layout)
         self.head_width, self.theta, self.layout = head_width, theta, layout
 
-    def forward(self, packed: PackedPatches) -> Tensor:
-        """The angles [T, K / 2] in float64, one of each pair of channels."""
+    def forward(self, packed: PackedPatches, scale: Scale | None = None) -> Tensor:
+        """Return the angles [T, K / 2] in float64, one of each pair of channels."""
         inverse = frequencies(self.head_width // 4, self.theta, packed.coords.device)
-        sides = packed.grids[:, 1:].to(packed.coords.device, non_blocking=True)
-        coords = (packed.coords[:, 1:].double() + 0.5) / sides[packed.segment_ids] * 2 - 1
+        shares = [side_shares(packed, axis, scale, offset=0.5) for axis in (1, 2)]
+        coords = torch.stack(shares, 1) * 2 - 1
         return _laid_out(2 * math.pi * coords[:, :, None] * inverse, self.layout)
 
 

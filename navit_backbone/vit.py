@@ -36,6 +36,7 @@ from .packing import (
 from .pooling import Pooling, build_pooling, mean_by
 from .position import (
     ROTATIONS,
+    Scale,
     build_position,
     build_rotary,
     build_temporal,
@@ -216,7 +217,8 @@ class NaViT(nn.Module):
     """PackedPatches in, tokens out.
 
     `patch_size` is a side in pixels, a (t, h, w) tubelet, or a list of these: then `forward` takes
-    one pack per shape, of the same examples, and merges them by example after embedding.
+    one pack per shape, of the same examples, and merges them by example after embedding. Positions
+    of all shapes count in one unit, the largest side that divides those of all (`position.Scale`).
     With `window_size` (in patches) all blocks but `global_attn_indexes` attend within windows;
     without these, four blocks evenly spread stay global (ViTDet).
 
@@ -311,10 +313,17 @@ class NaViT(nn.Module):
     def forward(
         self, packed: PackedPatches | Sequence[PackedPatches], out_indices: Sequence[int] = ()
     ) -> NaViTOutput:
-        """Tokens of all examples, and those after the blocks `out_indices`; -1 is the last."""
-        packs = [packed] if isinstance(packed, PackedPatches) else list(packed)
-        tokens_TD = torch.cat([self._embed(item) for item in packs])
-        angles = None if self.rope is None else torch.cat([self.rope(item) for item in packs])
+        """Return the tokens of all examples, and those after the blocks `out_indices`; -1 is last.
+
+        Raise TypeError for anything but packs, and ValueError where packs do not fit the model or
+        one another.
+        """
+        packs = _checked_packs(packed)
+        scale = Scale.of(self.patch_shapes, packs)
+        tokens_TD = torch.cat([self._embed(item, scale) for item in packs])
+        angles = (
+            None if self.rope is None else torch.cat([self.rope(item, scale) for item in packs])
+        )
         if len(packs) == 1:
             ids_T, segments = packs[0].segment_ids, packs[0].segments()
         else:
@@ -384,9 +393,9 @@ class NaViT(nn.Module):
         """Raise where `state`, which `get_extra_state` made, tells of another model."""
         there, here = read_architecture(state), self.architecture()
         arch_there, arch_here = there.pop('arch'), here.pop('arch')
-        for name in UNCHECKED:
-            arch_there.pop(name, None)
-            arch_here.pop(name)
+        for field in UNCHECKED:
+            arch_there.pop(field, None)
+            arch_here.pop(field)
         wrong = differing(arch_there, arch_here, 'arch.') + differing(there, here, '')
         if wrong:
             raise ValueError(
@@ -395,7 +404,7 @@ class NaViT(nn.Module):
                 + '\nUse the config that it was trained with (it lies in its work dir)'
             )
 
-    def _embed(self, packed: PackedPatches) -> Tensor:
+    def _embed(self, packed: PackedPatches, scale: Scale) -> Tensor:
         name = shape_name(packed.patch_shape)
         if name not in self.patch_embed:
             raise ValueError(
@@ -408,9 +417,9 @@ class NaViT(nn.Module):
         # autocast narrows products; what blocks add to stays as wide as the weights
         tokens_TD = tokens_TD.to(torch.promote_types(tokens_TD.dtype, weight.dtype))
         if self.position is not None:
-            tokens_TD = tokens_TD + self.position(packed).to(tokens_TD.dtype)
+            tokens_TD = tokens_TD + self.position(packed, scale).to(tokens_TD.dtype)
         if self.temporal_position is not None:
-            tokens_TD = tokens_TD + self.temporal_position(packed).to(tokens_TD.dtype)
+            tokens_TD = tokens_TD + self.temporal_position(packed, scale).to(tokens_TD.dtype)
         return tokens_TD
 
     def _prefix_tokens(self, tokens_TD: Tensor, count: int) -> Tensor:
@@ -513,6 +522,30 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _checked_packs(packed: PackedPatches | Sequence[PackedPatches]) -> list[PackedPatches]:
+    """Return the packs as a list; raise TypeError with the call that makes them."""
+    if isinstance(packed, PackedPatches):
+        return [packed]
+    several = isinstance(packed, Sequence) and not isinstance(packed, str)
+    items: list[object] = list(packed) if several else [packed]
+    packs = [item for item in items if isinstance(item, PackedPatches)]
+    if packs and len(packs) == len(items):
+        return packs
+    wrong = next((item for item in items if not isinstance(item, PackedPatches)), None)
+    what = f'{type(wrong).__name__} {wrong!r}'
+    if isinstance(wrong, Tensor):
+        what = f'a tensor of shape {tuple(wrong.shape)}'
+    if several:
+        what = f'a {type(packed).__name__} of {len(items)} with {what}' if items else 'nothing'
+    raise TypeError(
+        f'NaViT takes PackedPatches, or one for each patch shape, got {what}: pack images '
+        '[C, height, width] and clips [C, frames, height, width] by '
+        'pack([patchify(image, patch_shape) for image in images]), and a padded batch '
+        '[B, C, H, W] by pack_canvas(batch, sizes, patch_size), sizes being the (height, width) of '
+        'each image; NaViTBackbone takes the batch itself'
+    )
 
 
 def _merge(

@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import pictures
 
-from navit_backbone import pack, patchify
+from navit_backbone import NaViT, pack, patchify
 from navit_backbone.interpolation import interpolation_rows
-from navit_backbone.position import RotaryPosition, build_position, rotate_halves
+from navit_backbone.position import (
+    NormalisedRotaryPosition,
+    RotaryPosition,
+    Scale,
+    TemporalPosition,
+    build_position,
+    rotate_halves,
+)
 
 SIZES = [(33, 70), (16, 16), (200, 16), (16, 113), (61, 53)]
 KINDS = [
@@ -176,8 +183,179 @@ def test_positions_follow_the_coordinates(kind):
 def test_a_picture_beyond_the_table_is_refused_with_the_way_out(kind):
     module = build(dict(kind=kind, max_size=6))
     for sizes in ([(16, 7 * 16)], [(16, 16), (7 * 16, 16)]):
-        with pytest.raises(ValueError, match='max_size=6.*max_tokens'):
+        with pytest.raises(ValueError, match='needs 7 .*max_size=6: lower max_tokens'):
             module(packed_sizes(sizes))
+
+
+# --------------------------------------------------------------------------------------------------
+# Patches of several shapes in one unit
+
+SHAPES = [(1, 16, 16), (2, 32, 48), (4, 24, 16)]  # in units of 8 x 16 pixels
+CORNERS = [  # the kinds that take the first pixel of a patch
+    'learned_2d',
+    'factorised',
+    dict(kind='factorised', combine='stack'),
+    dict(kind='factorised', combine='product'),
+    dict(kind='factorised', fractional=True),
+    'fourier',
+    dict(kind='fourier', fractional=True),
+    'sinusoidal',
+    dict(kind='sinusoidal', fractional=True),
+]
+TABLES = [  # and those of the centre
+    dict(kind='learned_1d', grid=(7, 9), antialias=False),
+    dict(kind='learned_1d', grid=(7, 9), interpolation='bilinear', antialias=False),
+    dict(kind='learned_axes', grid=(7, 9)),
+]
+
+
+def clips_of(sizes, shapes):
+    """A pack of the same clips for each shape."""
+    clips = [torch.zeros(1, *size) for size in sizes]
+    return [pack([patchify(clip, shape) for clip in clips]) for shape in shapes]
+
+
+def by_place(module, packs, scale, place):
+    """{(example, place): [its vectors]}; `place` makes a key of first pixels and shape."""
+    found = {}
+    for packed in packs:
+        firsts = (packed.coords * torch.tensor(packed.patch_shape)).tolist()
+        ids = packed.segment_ids.tolist()
+        for example, first, vector in zip(ids, firsts, module(packed, scale), strict=True):
+            key = (example, *place(first, packed.patch_shape))
+            found.setdefault(key, []).append(vector)
+    return found
+
+
+def assert_equal_places(found, *, at_least):
+    shared = [vectors for vectors in found.values() if len(vectors) > 1]
+    assert len(shared) >= at_least
+    for first, *others in shared:
+        assert all((first - other).abs().max() < 1e-12 for other in others)
+    alone = torch.stack([vectors[0] for vectors in found.values()])
+    assert len(torch.unique(alone.round(decimals=9), dim=0)) == len(found)  # others differ
+
+
+def first_pixel(first, shape):
+    return first[1:]
+
+
+@pytest.mark.parametrize('kind', CORNERS, ids=str)
+def test_equal_pixels_get_equal_positions(kind):
+    """Whole patches of all shapes, and images that end within a patch of each."""
+    shapes = [(1, h, w) for _, h, w in SHAPES]
+    for size in ((1, 96, 144), (1, 97, 50)):
+        packs = clips_of([size], shapes)
+        found = by_place(build(kind), packs, Scale.of(shapes, packs), first_pixel)
+        assert_equal_places(found, at_least=5)
+
+
+@pytest.mark.parametrize('time', [True, False])
+def test_equal_pixels_are_turned_equally(time):
+    shapes = SHAPES if time else [(1, h, w) for _, h, w in SHAPES]
+    packs = clips_of([(8 if time else 1, 97, 50)], shapes)
+    place = (lambda first, shape: first) if time else first_pixel
+    found = by_place(RotaryPosition(24, time=time), packs, Scale.of(shapes, packs), place)
+    assert_equal_places(found, at_least=4)
+
+
+def centre(first, shape):
+    return [2 * p + side for p, side in zip(first[1:], shape[1:], strict=True)]
+
+
+@pytest.mark.parametrize('kind', [*TABLES, 'normalised'], ids=str)
+def test_patches_around_equal_centres_get_equal_positions(kind):
+    """Thirds: the middle one of three small patches lies where the large one does."""
+    shapes = [(1, 16, 8), (1, 48, 24)]
+    normalised = kind == 'normalised'
+    module = NormalisedRotaryPosition(24) if normalised else build(kind)
+    packs = clips_of([(1, 3 * 48, 5 * 24)], shapes)
+    assert_equal_places(by_place(module, packs, Scale.of(shapes, packs), centre), at_least=15)
+    if normalised:  # the share of a side that ends within a patch
+        packs = clips_of([(1, 100, 50)], shapes)
+        assert_equal_places(by_place(module, packs, Scale.of(shapes, packs), centre), at_least=4)
+
+
+@pytest.mark.parametrize('fractional', [True, False])
+def test_equal_frames_get_equal_positions_in_time(fractional):
+    torch.manual_seed(0)
+    module = TemporalPosition(6, max_size=16, fractional=fractional)
+    torch.nn.init.normal_(module.double().t)
+    shapes = [(1, 16, 16), (2, 16, 16), (4, 16, 16)]
+    packs = clips_of([(6, 16, 16), (8, 16, 16), (1, 16, 16), (13, 16, 16)], shapes)
+    found = by_place(module, packs, Scale.of(shapes, packs), lambda first, shape: first[:1])
+    for example, frames in enumerate((6, 8, 1, 13)):
+        own = {key: vectors for key, vectors in found.items() if key[0] == example}
+        assert_equal_places(own, at_least=-(-frames // 2))
+
+
+def test_units_against_numbers():
+    assert Scale.of(SHAPES).unit == (1, 8, 16)
+    assert Scale.of([(2, 14, 14)]).unit == (1, 14, 14)
+    (_, large, _) = packs = clips_of([(5, 70, 100)], SHAPES)
+    scale = Scale.of(SHAPES, packs)
+    assert scale.steps((2, 32, 48)) == (2, 4, 3)
+    assert scale.extents.tolist() == [[5, 72, 112]]  # 8, 96 and 96; 112, 144 and 112
+    angles = RotaryPosition(4, theta=1.0)(large, scale)  # one row and one column, in units
+    assert angles.tolist() == [[4 * y, 3 * x] for _, y, x in large.coords.tolist()]
+
+
+def test_the_model_gives_its_unit_to_positions():
+    """The example of the fault: patches of 16 and of 32 pixels of one image of 128 x 128."""
+    arch = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=8, rope={})
+    model = NaViT(
+        arch, patch_size=[(1, 16, 16), (1, 32, 32)], position='factorised', temporal_position={}
+    )
+    torch.nn.init.normal_(model.temporal_position.t)
+    seen = {}
+    for module in (model.position, model.rope, model.temporal_position):
+        module.register_forward_hook(lambda m, _, out: seen.setdefault(type(m), []).append(out))
+    packs = [patchify(torch.zeros(3, 128, 128), (1, side, side)) for side in (16, 32)]
+    model(packs)
+    model(packs[1])  # the unit is the model's, whichever packs are given
+    for small, large, alone in seen.values():
+        grid = small.unflatten(0, (8, 8))
+        assert torch.equal(large, grid[::2, ::2].flatten(0, 1))
+        assert torch.equal(alone, large)
+
+
+@pytest.mark.parametrize('kind', [*KINDS, 'learned_axes'], ids=str)
+def test_one_shape_counts_its_own_patches(kind):
+    module, packed = build(kind), packed_sizes()
+    assert torch.equal(module(packed, Scale.of([(1, 16, 16)], [packed])), module(packed))
+
+
+@pytest.mark.parametrize('kind', ['factorised', 'learned_2d'])
+def test_a_table_is_as_long_as_its_units(kind):
+    shapes = [(1, 16, 16), (1, 24, 24)]
+    scale = Scale.of(shapes)
+    (small, large) = clips_of([(1, 96, 48)], shapes)
+    needed = 11  # rows 0, 2 ... 10 of 8 pixels; of 24 pixels 0, 3, 6, 9
+    build(dict(kind=kind, max_size=needed))(small, scale)
+    message = (
+        'an image of 6 x 3 patches of 16 x 16 pixels .* needs 11 .* one for every 8 x 8 pixels, '
+        'and the table has max_size=10: .*set max_size=11'
+    )
+    with pytest.raises(ValueError, match=message):
+        build(dict(kind=kind, max_size=10))(small, scale)
+    build(dict(kind=kind, max_size=10))(large, scale)
+    with pytest.raises(ValueError, match='of 4 x 2 patches of 24 x 24 .* needs 10 .*max_size=9'):
+        build(dict(kind=kind, max_size=9))(large, scale)
+
+
+@pytest.mark.parametrize('fractional', [True, False])
+def test_fourier_starts_with_a_turn_over_the_trained_side(fractional):
+    size = 40
+    torch.manual_seed(0)
+    spec = dict(kind='fourier', fractional=fractional)
+    module = build_position(spec if fractional else spec | dict(trained_size=size), 8192)
+    side = 1 if fractional else size
+    spread = module.frequencies.weight.std() * side
+    assert abs(spread / (2 * math.pi) - 1) < 0.03
+    default = build_position('fourier', 8192).frequencies.weight.std()
+    assert abs(default * 16 / (2 * math.pi) - 1) < 0.03
+    with pytest.raises(ValueError, match='trained_size=0 must be at least 1'):
+        build_position(dict(kind='fourier', trained_size=0), 24)
 
 
 def test_rotation_against_complex_numbers():

@@ -5,7 +5,7 @@ import torch
 from oracles import ODD_SIZES, perturb, pictures
 from test_position import KINDS
 
-from navit_backbone import NaViT, drop_tokens, pack, patchify
+from navit_backbone import NaViT, drop_tokens, pack, pack_canvas, patchify
 from navit_backbone.layers import DropPath, Stream
 from navit_backbone.pooling import softmax_by
 from navit_backbone.vit import ARCHS, Arch
@@ -304,3 +304,31 @@ def test_models_name_what_is_wrong():
     model = NaViT(SMALL).double()
     with pytest.raises(ValueError, match='no pooling'):
         model.pooled(model(pack(packs(pictures([(16, 16)])))))
+
+
+@pytest.mark.parametrize(
+    ('given', 'named'),
+    [
+        (torch.zeros(2, 3, 32, 48), r'got a tensor of shape \(2, 3, 32, 48\): .*pack_canvas'),
+        ([torch.zeros(3, 32, 48)] * 4, r'got a list of 4 with a tensor of shape \(3, 32, 48\): '),
+        ((), 'got nothing: '),
+        (5, 'got int 5: '),
+        ([[1, 2]], r'got a list of 1 with list \[1, 2\]: '),
+        ('cat.jpg', "got str 'cat.jpg': "),
+        ({'inputs': 1}, 'got dict '),
+        ([patchify(torch.zeros(3, 16, 16), (1, 16, 16)), None], 'got a list of 2 with NoneType'),
+    ],
+)
+def test_anything_but_packs_is_refused_with_the_call_that_makes_them(given, named):
+    model = NaViT(SMALL)
+    with pytest.raises(TypeError, match=named) as raised:
+        model(given)
+    assert 'pack([patchify(image, patch_shape) for image in images])' in str(raised.value)
+
+
+def test_the_calls_that_the_refusal_names_make_packs():
+    model, images = NaViT(SMALL), torch.zeros(2, 3, 32, 48)
+    packed = pack([patchify(image, (1, 16, 16)) for image in images])
+    canvas = pack_canvas(images, [(32, 48), (16, 20)], 16)
+    assert len(model(packed).tokens) == 12
+    assert len(model([canvas]).tokens) == 6 + 2

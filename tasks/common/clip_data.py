@@ -202,7 +202,10 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         rows = Table(self.ann_file)
         path = next((name for name in _FILE_COLUMNS if name in rows.columns), None)
         needed = ['label', *self.where, *self.where_not]
-        if (lacking := [name for name in needed if name not in rows.columns]) or path is None:
+        lacking = [name for name in needed if name not in rows.columns]
+        if path is None:
+            lacking.insert(0, ' or '.join(_FILE_COLUMNS))
+        if lacking:
             raise ValueError(
                 f'{self.ann_file}: its columns are {rows.columns}, it needs one of '
                 f'{list(_FILE_COLUMNS)}, and {needed} ({lacking} missing)'
