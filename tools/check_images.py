@@ -3,7 +3,8 @@
 Each picture is shown in four ways at each budget of tokens: native, at the largest grid of its own
 aspect within the budget; and in three ways to the largest square within it: squashed, padded (its
 aspect kept, the rest of the square the mean colour, and computed) and its centre crop. All four are
-resampled once, from the upright original, by Pillow's antialiased bicubic filter.
+resized once, from the upright original, by the filter that a pipeline uses by default; further
+filters show the native way again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from navit_backbone.checkpoint import build, load_weights, read_weights
 from navit_backbone.packing import PackedPatches, Size, pack, patchify
 from navit_backbone.tasks.common.folders import find_files
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES, UNREADABLE
+from navit_backbone.tasks.common.resampling import DEFAULT_FILTER, check_filter, resize_image
 from navit_backbone.tasks.common.resize import token_budget_size
 from navit_backbone.tasks.common.wording import few
 from navit_backbone.vit import NaViT
@@ -41,14 +43,14 @@ _PACK_TOKENS = 4096  # at once: some tens of pictures of all sizes
 class View:
     """A part of a picture, resampled into the middle of a canvas; sizes are (height, width)."""
 
-    box: tuple[float, float, float, float]  # left, upper, right, lower: pixels of the original
+    box: tuple[int, int, int, int]  # left, upper, right, lower: pixels of the original
     size: Size  # that the part is resampled to
     canvas: Size  # in whole patches; what the part does not fill is the mean colour
 
     @classmethod
     def of(cls, way: str, h: int, w: int, *, patch_size: int, max_tokens: int) -> View:
         """How a picture of `h` x `w` pixels is shown in one of WAYS."""
-        whole = (0.0, 0.0, float(w), float(h))
+        whole = (0, 0, w, h)
         native, square = (
             token_budget_size(*aspect, patch_size=patch_size, max_tokens=max_tokens)
             for aspect in ((h, w), (1, 1))
@@ -62,15 +64,22 @@ class View:
             rest = max(1, (2 * short * side + long) // (2 * long))  # rounded half up
             return cls(box=whole, size=(side, rest) if h >= w else (rest, side), canvas=square)
         assert way == 'centre crop', f'{way!r} is not one of {WAYS}'
-        left, upper = (w - short) / 2, (h - short) / 2
+        left, upper = (w - short) // 2, (h - short) // 2
         box = (left, upper, left + short, upper + short)
         return cls(box=box, size=square, canvas=square)
 
-    def shown(self, picture: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """The normalised canvas: [3, height, width]."""
+    def shown(
+        self,
+        image_HWC: np.ndarray,
+        mean: Sequence[float],
+        std: Sequence[float],
+        interpolation: str = DEFAULT_FILTER,
+    ) -> Tensor:
+        """Return the normalized canvas [3, height, width] of an RGB uint8 image."""
         (h, w), (height, width) = self.size, self.canvas
-        part = picture.resize((w, h), Image.Resampling.BICUBIC, box=self.box)
-        part_HWC = (np.asarray(part, dtype=np.float32) / 255 - np.float32(mean)) / np.float32(std)
+        left, upper, right, lower = self.box
+        part_HWC = resize_image(image_HWC[upper:lower, left:right], (h, w), interpolation)
+        part_HWC = (part_HWC.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
         canvas = torch.zeros(3, height, width)
         top, left = (height - h) // 2, (width - w) // 2
         canvas[:, top : top + h, left : left + w] = torch.from_numpy(part_HWC).permute(2, 0, 1)
@@ -88,6 +97,8 @@ class Records:
     classes: Mapping[str, int]  # those asked, by the names of their folders
     content: Mapping[str, int]  # pictures of each of them
     faults: Sequence[str]  # those that cannot be read, with the reason
+    ways: Sequence[str] = WAYS  # and 'native, FILTER' of each further filter
+    interpolation: str = DEFAULT_FILTER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +108,31 @@ class Check:
     pictures: Sequence[tuple[Path, str]]  # with the folder that names the class
     classes: Mapping[str, int]
     budgets: Sequence[int]
+    filters: Sequence[str] = (DEFAULT_FILTER,)  # the first for all ways, the others for native
 
     @classmethod
-    def of(cls, folder: Path, *, tokens: str, classes: str) -> Check:
+    def of(
+        cls, folder: Path, *, tokens: str, classes: str, filters: Sequence[str] = (DEFAULT_FILTER,)
+    ) -> Check:
         """As the command line says it; raise on what cannot be done."""
         budgets, numbers = budgets_of(tokens), classes_of(classes)
-        return cls(pictures=find_pictures(folder, numbers), classes=numbers, budgets=budgets)
+        for number, name in enumerate(filters):
+            check_filter('--interpolation', name)
+            if name in filters[:number]:
+                raise ValueError(f'--interpolation {" ".join(filters)}: {name} is given twice')
+        return cls(
+            pictures=find_pictures(folder, numbers),
+            classes=numbers,
+            budgets=budgets,
+            filters=filters,
+        )
+
+    @property
+    def ways(self) -> dict[str, tuple[str, str]]:
+        """Return the way and the filter behind each name in the report."""
+        first, *others = self.filters
+        shown_by_first = {way: (way, first) for way in WAYS}
+        return shown_by_first | {f'native, {name}': ('native', name) for name in others}
 
     def run(self, weights_file: Path, report: Path | None) -> None:
         """Classify all pictures in all ways; write the table, the figures and the plot."""
@@ -125,7 +155,7 @@ class Check:
             tokens.append(tokens_M)
         if not read:
             raise ValueError(f'none of {len(self.pictures)} pictures can be read: {few(faults)}')
-        shape = (len(read), len(self.budgets), len(WAYS))
+        shape = (len(read), len(self.budgets), len(self.ways))
         return Records(
             budgets=self.budgets,
             found=np.concatenate(found).reshape(*shape, -1).transpose(2, 1, 0, 3),
@@ -134,6 +164,8 @@ class Check:
             classes=self.classes,
             content=Counter(name for name, _ in read),
             faults=faults,
+            ways=list(self.ways),
+            interpolation=self.filters[0],
         )
 
     def _examples(
@@ -148,9 +180,11 @@ class Check:
                 print(f'left out: {faults[-1]}')
                 continue
             read.append((name, abs(float(np.log(picture.width / picture.height)))))
+            image = np.asarray(picture)
             for budget in self.budgets:
-                for way in WAYS:
-                    yield classifier.example(picture, way, budget), self.classes[name]
+                for way, interpolation in self.ways.values():
+                    example = classifier.example(image, way, budget, interpolation)
+                    yield example, self.classes[name]
 
 
 class Classifier:
@@ -199,11 +233,13 @@ class Classifier:
             )
         self.asked = sorted(set(classes.values()))
 
-    def example(self, picture: Image.Image, way: str, budget: int) -> PackedPatches:
-        """A picture as the model will see it."""
-        p, size = self.patch_size, (picture.height, picture.width)
-        view = View.of(way, *size, patch_size=p, max_tokens=budget)
-        return patchify(view.shown(picture, self.mean, self.std), (1, p, p))
+    def example(
+        self, image_HWC: np.ndarray, way: str, budget: int, interpolation: str = DEFAULT_FILTER
+    ) -> PackedPatches:
+        """Return an RGB uint8 image as the model receives it."""
+        p = self.patch_size
+        view = View.of(way, *image_HWC.shape[:2], patch_size=p, max_tokens=budget)
+        return patchify(view.shown(image_HWC, self.mean, self.std, interpolation), (1, p, p))
 
     @torch.no_grad()
     def answers(

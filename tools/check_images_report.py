@@ -14,7 +14,7 @@ import numpy as np
 from navit_backbone.tasks.common.paired import MIN_EXAMPLES, Interval, resamples, thirds
 from navit_backbone.tools.arms_report import table
 from navit_backbone.tools.arms_runs import provenance
-from navit_backbone.tools.check_images import FIGURES, WAYS, Records, shown
+from navit_backbone.tools.check_images import FIGURES, Records, shown
 
 NUM_RESAMPLES = 10_000
 LIKELIHOOD = FIGURES.index('log-likelihood')
@@ -133,7 +133,7 @@ Classes {shown(records.classes)}; pictures read: {pictures}. {left_out}
 is the first of those asked. {FIGURES[2]}: mean log of the share that the softmax over all classes
 gives to the right one, in nats. native is the largest grid of the picture's own aspect within the
 budget; the three others fill the largest square within it. The tokens of the padding are computed.
-All are resampled by one antialiased bicubic filter (Pillow's).
+All are resized by the antialiased filter `{records.interpolation}`, but where a way names another.
 In brackets 95 % intervals of the bootstrap over the pictures, {NUM_RESAMPLES:,} resamples, the same
 for all ways and budgets; differences are paired. No correction for their number is made."""
 
@@ -142,7 +142,7 @@ def figures_table(records: Records, part: Part) -> str:
     """A row for each way at each budget."""
     rows = []
     for b, budget in enumerate(records.budgets):
-        for w, way in enumerate(WAYS):
+        for w, way in enumerate(records.ways):
             cells = [f'{i:{form}}' for i, form in zip(part.figures[w][b], _FORMS, strict=True)]
             rows.append([str(budget), way, f'{records.tokens[w, b].mean():.1f}', *cells])
     return table(['budget', 'way', 'tokens, mean', *FIGURES], rows)
@@ -152,7 +152,7 @@ def ahead_table(records: Records, part: Part) -> str:
     """A row for each other way at each budget."""
     rows = []
     for b, budget in enumerate(records.budgets):
-        for other, way in enumerate(WAYS[1:]):
+        for other, way in enumerate(records.ways[1:]):
             cells = map(told, part.ahead[other][b], _FORMS)
             rows.append([str(budget), way, *cells])
     return table(['budget', 'native less', *FIGURES], rows)
@@ -162,7 +162,7 @@ def aspect_table(records: Records, parts: Sequence[Part]) -> str:
     """A column for each third of the pictures."""
     rows, form = [], _FORMS[LIKELIHOOD]
     for b, budget in enumerate(records.budgets):
-        for other, way in enumerate(WAYS[1:]):
+        for other, way in enumerate(records.ways[1:]):
             cells = [told(part.ahead[other][b][LIKELIHOOD], form) for part in parts]
             rows.append([str(budget), way, *cells])
     heads = [f'{part.name} ({part.num_pictures} pictures)' for part in parts]
@@ -178,7 +178,7 @@ def verdicts(records: Records, part: Part) -> str:
     """For each figure and other way: at which budgets native is ahead, behind, or neither."""
     lines = []
     for f, figure in enumerate(FIGURES):
-        for other, way in enumerate(WAYS[1:]):
+        for other, way in enumerate(records.ways[1:]):
             found: dict[str, list[int]] = {'ahead': [], 'behind': [], 'not told apart': []}
             for b, budget in enumerate(records.budgets):
                 gain = part.ahead[other][b][f]
@@ -215,7 +215,7 @@ def content(records: Records, parts: Sequence[Part]) -> dict[str, Any]:
                         else None,
                     }
                     for b, budget in enumerate(records.budgets)
-                    for w, way in enumerate(WAYS)
+                    for w, way in enumerate(records.ways)
                 ],
             }
             for part in parts
@@ -236,14 +236,14 @@ def plot(records: Records, parts: Sequence[Part], file: Path) -> None:
     canvas = Figure(figsize=(4.6 * columns, 8), layout='constrained')
     above, below = canvas.subplots(2, columns, squeeze=False)
     for f, (axes, figure) in enumerate(zip(above, FIGURES, strict=False)):
-        for w, way in enumerate(WAYS):
+        for w, way in enumerate(records.ways):
             values = [row[f] for row in parts[0].figures[w]]
             _line(axes, records.tokens[w].mean(1), values, w, way)
         axes.set_title(f'{figure}, all pictures (shaded: 95 % of native)', fontsize=10)
         axes.set_ylabel('nats' if f == LIKELIHOOD else '%')
         axes.set_xlabel('tokens a picture, mean')
     for axes, part in zip(below, parts[1:], strict=False):
-        for other, way in enumerate(WAYS[1:], start=1):
+        for other, way in enumerate(records.ways[1:], start=1):
             gains = [row[LIKELIHOOD] for row in part.ahead[other - 1]]
             _gains(axes, np.array(records.budgets), gains, other, way)
         axes.axhline(0, color='black', linewidth=1)

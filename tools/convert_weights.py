@@ -54,11 +54,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tokens', help='budgets to show them at (64,100,...,576)')
     parser.add_argument('--classes', help='FOLDER=NUMBER of each class (ants=310,bees=309)')
     parser.add_argument(
+        '--interpolation', nargs='+', metavar='FILTER',
+        help='that resizes them (area); further ones are compared with the first',
+    )  # fmt: skip
+    parser.add_argument(
         '--report', type=Path, help='folder of the report (OUT without suffix + _images)'
     )
     args = parser.parse_args()
-    if args.check_images is None and (args.tokens or args.classes or args.report):
-        parser.error('--tokens, --classes and --report go with --check-images')
+    if args.check_images is None and (
+        args.tokens or args.classes or args.report or args.interpolation
+    ):
+        parser.error('--tokens, --classes, --interpolation and --report go with --check-images')
     if args.check_images is not None and args.to:
         parser.error('--check-images shows what our own file does: leave out --to')
     if args.check_images is None and args.out is None:
@@ -78,6 +84,7 @@ def work(args: argparse.Namespace) -> None:
         args.check_images,
         tokens=args.tokens or images.TOKENS,
         classes=args.classes or images.CLASSES,
+        filters=args.interpolation or [images.DEFAULT_FILTER],
     )
     if args.out is not None:
         convert(args)
