@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,7 +318,7 @@ def shown_by_jitter(name: str) -> np.ndarray:
 
 
 def shown_in_crops(name: str) -> np.ndarray:
-    scale = dict(scale=(512, 512), ratio_range=(0.5, 1.0), keep_ratio=True, interpolation=name)
+    scale = dict(scale=(512, 512), ratio_range=(1.0, 1.0), keep_ratio=True, interpolation=name)
     resize = dict(type='RandomResize', resize_type='AntialiasedResize', **scale)
     return TRANSFORMS.build(resize)(dict(img=striped()))['img']
 
@@ -388,3 +390,28 @@ def test_antialiased_resize_writes_what_mmcv_does():
         for key in ('img_shape', 'scale', 'scale_factor', 'keep_ratio'):
             assert got[key] == expected[key], key
         assert np.array_equal(got['img'], resize_image(results['img'], got['img_shape']))
+
+
+def test_no_config_resizes_without_antialiasing():
+    """Stock transforms that resize have cv2's bilinear filter, whose place is taken by ours."""
+    paths = sorted((Path(__file__).resolve().parents[1] / 'configs').rglob('*.py'))
+    assert len(paths) > 80
+    for path in paths:
+        text = path.read_text()
+        assert not re.search(r"type='(Resize|RandomChoiceResize|Mosaic|MixUp|CopyPaste)'", text), (
+            path
+        )
+        assert text.count("'RandomResize'") == text.count("resize_type='AntialiasedResize'"), path
+
+
+def test_no_module_resizes_images_by_itself():
+    """cv2, Pillow and mmcv resize in `resampling.py` alone."""
+    root = Path(__file__).resolve().parents[1]
+    calls = re.compile(r'imresize|imrescale|cv2\.resize|(?<!masks)\.resize\(')
+    found = {
+        path.name
+        for folder in ('navit_backbone', 'tasks', 'tools')
+        for path in (root / folder).rglob('*.py')
+        if calls.search(path.read_text())
+    }
+    assert found == {'resampling.py'}

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from navit_backbone.packing import PatchShape
 
+from .resampling import resize_image
+
 _INK, _FAINT, _PAPER = (30, 30, 34), (110, 110, 118), (250, 250, 248)
 _GAP, _LINE, _MARGIN = 6, 20, 14
 _WIDTH = 1400  # pixels that a line of frames takes at most
@@ -58,7 +60,7 @@ def clip_sheet(
 
 def _gridded(frame: np.ndarray, patch: tuple[int, int], zoom: int) -> Image.Image:
     h, w = frame.shape[:2]
-    picture = Image.fromarray(frame).resize((w * zoom, h * zoom), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(resize_image(frame, (h * zoom, w * zoom)))
     lines = Image.new('RGBA', picture.size)
     draw = ImageDraw.Draw(lines)
     for x in range(0, w * zoom, patch[1] * zoom):

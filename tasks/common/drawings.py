@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .resampling import resize_image
+
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 _SMOOTH = 4  # shapes are drawn this many times finer, then averaged
 
@@ -55,7 +57,7 @@ def _size(random: np.random.Generator) -> tuple[int, int]:
 def _paper(random: np.random.Generator, h: int, w: int) -> np.ndarray:
     """A background of faint colour with clouds and scribbles on it: [h, w, 3] float."""
     clouds = random.normal(0, 1, (*random.integers(3, 7, size=2), 3)).astype(np.float32)
-    clouds = cv2.resize(clouds, (w, h), interpolation=cv2.INTER_CUBIC)
+    clouds = resize_image(clouds, (h, w))
     gray = random.uniform(70, 190)
     image = gray + random.uniform(-12, 12, 3) + clouds * [9, 9, 9] + clouds[..., :1] * 12
     scribbles = np.zeros((h, w), dtype=np.float32)
@@ -106,7 +108,7 @@ def _shape(
         shrink = 1.0 if value else 0.55
         points = np.round((centre + outline * shrink) * _SMOOTH).astype(np.int32)
         cv2.fillPoly(fine, [points], value)
-    return cv2.resize(fine, size[::-1], interpolation=cv2.INTER_AREA)
+    return resize_image(fine, size)
 
 
 def _paint(random: np.random.Generator, image: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from navit_backbone.packing import PackedPatches, pack, patchify
 
 from .overlay import legend, overlay, shares
 from .palette import Colour
+from .resampling import resize_image
 
 Size = tuple[int, int]
 
@@ -64,8 +65,8 @@ def sample_picture(shown: Shown, patch_size: int, *, long_side: int = 1000) -> I
     zoom = max(1, long_side // max(rows * patch_size, columns * patch_size))
     canvas = np.full((rows * patch_size, columns * patch_size, 3), 225, dtype=np.uint8)
     canvas[:h, :w] = _tinted(shown)
-    picture = Image.fromarray(canvas).resize(
-        (canvas.shape[1] * zoom, canvas.shape[0] * zoom), Image.Resampling.BICUBIC
+    picture = Image.fromarray(
+        resize_image(canvas, (canvas.shape[0] * zoom, canvas.shape[1] * zoom))
     )
     picture = _with_grid(picture, patch_size * zoom)
     draw = ImageDraw.Draw(picture)
@@ -123,7 +124,7 @@ def _sequence(packed: PackedPatches, columns: int) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for i, (patch, example) in enumerate(zip(patches, packed.segment_ids.tolist(), strict=True)):
         x, y = i % columns * tile, i // columns * (tile + bar + 3)
-        picture.paste(Image.fromarray(patch).resize((tile - 1, tile)), (x, y))
+        picture.paste(Image.fromarray(resize_image(patch, (tile, tile - 1))), (x, y))
         draw.rectangle((x, y + tile, x + tile - 1, y + tile + bar - 1), fill=_colour(example))
     return picture
 
@@ -145,8 +146,8 @@ def _padded(
     for i, (image, (h, w)) in enumerate(zip(images, grids, strict=True)):
         x, y = i % columns * (cell[1] + gap), i // columns * (cell[0] + gap)
         picture.paste(_hatched(cell[1], cell[0]), (x, y))
-        shown = [max(1, round(side * patch_size * zoom)) for side in (h, w)]
-        picture.paste(Image.fromarray(image).resize(shown[::-1]), (x, y))
+        shown = (max(1, round(h * patch_size * zoom)), max(1, round(w * patch_size * zoom)))
+        picture.paste(Image.fromarray(resize_image(image, shown)), (x, y))
         draw = ImageDraw.Draw(picture)
         draw.rectangle((x, y, x + shown[1] - 1, y + shown[0] - 1), outline=_colour(i), width=4)
     return picture

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .resampling import resize_image
 
 _INK, _PAPER = (30, 30, 34), (250, 250, 248)
 _GAP, _LINE = 10, 22  # pixels
@@ -36,5 +39,5 @@ def sheet(
 
 def _within(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:
     scale = min(cell[0] / picture.width, cell[1] / picture.height)
-    size = [max(1, round(side * scale)) for side in picture.size]
-    return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    w, h = (max(1, round(side * scale)) for side in picture.size)
+    return Image.fromarray(resize_image(np.asarray(picture), (h, w), 'lanczos'))

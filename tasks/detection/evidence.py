@@ -20,6 +20,7 @@ from PIL import Image
 from ..common.classes import class_names
 from ..common.paired import Slice, Statistic, thirds
 from ..common.palette import palette
+from ..common.resampling import resize_image
 from .average_precision import ALL, SIZES, AveragePrecision, Range, Truth
 from .inference import annotated
 
@@ -141,7 +142,8 @@ class Evidence:
         image = self.truth.images[number]
         file = join_path(self.folder, image['file_name'])
         pixels = mmcv.imread(file, channel_order='rgb')
-        pixels, scale = mmcv.imrescale(pixels, _DRAWN_AT, return_scale=True)
+        (w, h), scale = mmcv.rescale_size(pixels.shape[1::-1], _DRAWN_AT, return_scale=True)
+        pixels = resize_image(pixels, (h, w))
         items = self.truth.boxes if run is None else run['predictions']
         here = [item for item in items if item['image_id'] == image['id']]
         shown = [item for item in here if item.get('score', 1) >= _SHOWN_FROM]

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..common.clip_data import open_clip
 from ..common.paired import Slice, Statistic, thirds
+from ..common.resampling import resize_image
 from .metric import pairs_and_directions
 from .motions import MOTIONS
 
@@ -176,9 +177,9 @@ class Evidence:
         """The middle frame of a clip, and under it what a run says, or the truth."""
         clip = self.clips[number]
         reader = open_clip(self.kind, clip['file'])
-        frame = Image.fromarray(reader.read([reader.num_frames // 2])[0])
-        scale = _SHOWN / max(frame.size)
-        frame = frame.resize((round(frame.width * scale), round(frame.height * scale)))
+        pixels = reader.read([reader.num_frames // 2])[0]
+        h, w = (max(1, round(side * _SHOWN / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+        frame = Image.fromarray(resize_image(pixels, (h, w)))
         text = self.classes[self.labels[number]]
         if run is not None:
             scores = run['clips'][number]['scores']

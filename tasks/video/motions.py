@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from ..common.resampling import resize_image
+
 # What the content does; each pair is one path, forward and backward.
 PAIRS = (('left', 'right'), ('up', 'down'), ('in', 'out'), ('clockwise', 'anticlockwise'))
 MOTIONS = tuple(name for pair in PAIRS for name in pair)
@@ -79,7 +81,7 @@ def render(picture: np.ndarray, way: Path2D, clip: Size) -> np.ndarray:
     if scale < 1:
         rows, columns = (max(1, round(side * scale)) for side in picture.shape[:2])
         factors = np.array([columns / picture.shape[1], rows / picture.shape[0]])
-        picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+        picture = resize_image(picture, (rows, columns))
         way = Path2D((way.centres + 0.5) * factors - 0.5, way.zooms * factors.min(), way.angles)
     frames = []
     for (x, y), zoom, angle in zip(way.centres, way.zooms, way.angles, strict=True):
