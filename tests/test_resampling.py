@@ -392,6 +392,29 @@ def test_antialiased_resize_writes_what_mmcv_does():
         assert np.array_equal(got['img'], resize_image(results['img'], got['img_shape']))
 
 
+def test_antialiased_resize_carries_boxes_and_masks_of_mmdet():
+    boxes = pytest.importorskip('mmdet.structures.bbox').HorizontalBoxes
+    stock = pytest.importorskip('mmdet.datasets.transforms').Resize
+    masks = pytest.importorskip('mmdet.structures.mask').BitmapMasks
+    bitmaps = np.random.default_rng(0).integers(0, 2, (1, 50, 70), dtype=np.uint8)
+    expected, got = (
+        transform(
+            dict(
+                img=noise(50, 70, 3, np.uint8),
+                gt_bboxes=boxes(torch.tensor([[-5.0, 10, 35, 90]])),
+                gt_masks=masks(bitmaps, 50, 70),
+            )
+        )
+        for transform in (
+            stock(scale=(35, 30), keep_ratio=True),
+            TRANSFORMS.build(dict(type='AntialiasedResize', scale=(35, 30), keep_ratio=True)),
+        )
+    )
+    torch.testing.assert_close(got['gt_bboxes'].tensor, expected['gt_bboxes'].tensor)
+    assert np.array_equal(got['gt_masks'].masks[0], resize_labels(bitmaps[0], (25, 35)))
+    np.testing.assert_allclose(got['homography_matrix'], expected['homography_matrix'])
+
+
 def test_no_config_resizes_without_antialiasing():
     """Stock transforms that resize have cv2's bilinear filter, whose place is taken by ours."""
     paths = sorted((Path(__file__).resolve().parents[1] / 'configs').rglob('*.py'))

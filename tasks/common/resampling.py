@@ -6,6 +6,8 @@ Sizes are (height, width).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -103,6 +105,11 @@ def _resize_pillow(image: np.ndarray, size: Size, interpolation: str) -> np.ndar
     return np.asarray(Image.fromarray(image).resize(size[::-1], _PILLOW[interpolation]))
 
 
-def _by_channel(resize, image: np.ndarray, size: Size, interpolation: str) -> np.ndarray:
+def _by_channel(
+    resize: Callable[[np.ndarray, Size, str], np.ndarray],
+    image: np.ndarray,
+    size: Size,
+    interpolation: str,
+) -> np.ndarray:
     channels = [np.ascontiguousarray(image[..., c]) for c in range(image.shape[2])]
     return np.stack([resize(channel, size, interpolation) for channel in channels], axis=-1)

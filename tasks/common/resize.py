@@ -234,32 +234,8 @@ class ResizeToTokenBudget(BaseTransform):
         results['scale'] = (new_w, new_h)
         results['scale_factor'] = (new_w / w, new_h / h)
         results['keep_ratio'] = False  # the axes are scaled apart, by up to half a patch
-        self._resize_annotations(results)
+        resize_annotations(results, clip_object_border=self.clip_object_border)
         return results
-
-    def _resize_annotations(self, results: dict[str, Any]) -> None:
-        scale_w, scale_h = results['scale_factor']
-        if results.get('gt_bboxes') is not None:
-            results['gt_bboxes'] = self._resized_boxes(results)
-        if results.get('gt_masks') is not None:
-            results['gt_masks'] = _resized_masks(results['gt_masks'], results['img_shape'])
-        for key in {'gt_seg_map', *results.get('seg_fields', ())}:
-            if results.get(key) is not None:
-                results[key] = resize_labels(results[key], results['img_shape'])
-        step = np.array([[scale_w, 0, 0], [0, scale_h, 0], [0, 0, 1]], dtype=np.float32)
-        before = results.get('homography_matrix')
-        results['homography_matrix'] = step if before is None else step @ before
-
-    def _resized_boxes(self, results: dict[str, Any]) -> Any:
-        """Boxes of mmdet, which scale themselves, or an array [N, 4] as mmcv loads it."""
-        boxes, (h, w) = results['gt_bboxes'], results['img_shape']
-        if hasattr(boxes, 'rescale_'):
-            boxes.rescale_(results['scale_factor'])
-            if self.clip_object_border:
-                boxes.clip_(results['img_shape'])
-            return boxes
-        boxes = boxes * np.tile(np.array(results['scale_factor'], dtype=boxes.dtype), 2)
-        return boxes.clip(0, [w, h, w, h]) if self.clip_object_border else boxes
 
     def __repr__(self) -> str:
         return (
@@ -268,6 +244,33 @@ class ResizeToTokenBudget(BaseTransform):
             f'square={self.square}, interpolation={self.interpolation!r}, '
             f'clip_object_border={self.clip_object_border})'
         )
+
+
+def resize_annotations(results: dict[str, Any], *, clip_object_border: bool) -> None:
+    """Resize boxes, masks and label maps to `img_shape`, by `scale_factor` (width first)."""
+    scale_w, scale_h = results['scale_factor']
+    if results.get('gt_bboxes') is not None:
+        results['gt_bboxes'] = _resized_boxes(results, clip_object_border)
+    if results.get('gt_masks') is not None:
+        results['gt_masks'] = _resized_masks(results['gt_masks'], results['img_shape'])
+    for key in {'gt_seg_map', *results.get('seg_fields', ())}:
+        if results.get(key) is not None:
+            results[key] = resize_labels(results[key], results['img_shape'])
+    step = np.array([[scale_w, 0, 0], [0, scale_h, 0], [0, 0, 1]], dtype=np.float32)
+    before = results.get('homography_matrix')
+    results['homography_matrix'] = step if before is None else step @ before
+
+
+def _resized_boxes(results: dict[str, Any], clip_object_border: bool) -> Any:
+    """Boxes of mmdet, which scale themselves, or an array [N, 4] as mmcv loads it."""
+    boxes, (h, w) = results['gt_bboxes'], results['img_shape']
+    if hasattr(boxes, 'rescale_'):
+        boxes.rescale_(results['scale_factor'])
+        if clip_object_border:
+            boxes.clip_(results['img_shape'])
+        return boxes
+    boxes = boxes * np.tile(np.array(results['scale_factor'], dtype=boxes.dtype), 2)
+    return boxes.clip(0, [w, h, w, h]) if clip_object_border else boxes
 
 
 def _resized_masks(masks: Any, size: Size) -> Any:
@@ -281,10 +284,10 @@ def _resized_masks(masks: Any, size: Size) -> Any:
 
 @TRANSFORMS.register_module()
 class AntialiasedResize(Resize):
-    """mmcv's `Resize` of images and label maps, with the filters of `ResizeToTokenBudget`.
+    """mmcv's `Resize`, and mmdet's and mmseg's, with the filters of `ResizeToTokenBudget`.
 
-    For stock pipelines: `dict(type='RandomResize', resize_type='AntialiasedResize', ...)`. Boxes
-    are scaled as mmcv does; detection has `ResizeToTokenBudget` and `LargeScaleJitter`.
+    For stock pipelines: `dict(type='RandomResize', resize_type='AntialiasedResize', ...)`. Changes
+    what belongs to the image as `ResizeToTokenBudget` does, and key points as mmcv does.
     """
 
     def __init__(self, *args: Any, interpolation: str = DEFAULT_FILTER, **kwargs: Any) -> None:
@@ -292,18 +295,19 @@ class AntialiasedResize(Resize):
         self.interpolation = check_filter(type(self).__name__, interpolation)
 
     def _resize_img(self, results: dict[str, Any]) -> None:
-        (h, w), scale = results['img'].shape[:2], results['scale']
+        (h, w), (new_w, new_h) = results['img'].shape[:2], results['scale']
         if self.keep_ratio:
-            scale = rescale_size((w, h), scale)
-        results['img'] = resize_image(results['img'], scale[::-1], self.interpolation)
-        results['img_shape'] = results['img'].shape[:2]
-        results['scale_factor'] = (scale[0] / w, scale[1] / h)
+            new_w, new_h = rescale_size((w, h), (new_w, new_h))
+        results['img'] = resize_image(results['img'], (new_h, new_w), self.interpolation)
+        results['img_shape'] = (new_h, new_w)
+        results['scale_factor'] = (new_w / w, new_h / h)
         results['keep_ratio'] = self.keep_ratio
 
+    def _resize_bboxes(self, results: dict[str, Any]) -> None:
+        resize_annotations(results, clip_object_border=self.clip_object_border)
+
     def _resize_seg(self, results: dict[str, Any]) -> None:
-        for key in {'gt_seg_map', *results.get('seg_fields', ())}:
-            if results.get(key) is not None:
-                results[key] = resize_labels(results[key], results['img_shape'])
+        """Label maps are resized with the boxes."""
 
 
 def check_annotated_size(results: dict[str, Any]) -> None:

@@ -19,8 +19,10 @@ class SeededMultiImageMixDataset(MultiImageMixDataset):
     mmdet's draws the pictures to join from global state, and asks for them by plain numbers. Here
     that state is seeded for each sample, and the pictures joined to it draw anew each time. Put the
     transform that decides sizes (`ResizeToTokenBudget`) after the joining ones; a joined picture
-    counts as the most tokens that it allows. Transforms with a cache (`CachedMosaic`) remember what
-    their worker saw, which no seed can change.
+    counts as the most tokens that it allows. mmdet's joining transforms shrink without
+    antialiasing: where images are larger than their `img_scale`, resize them in the pipeline of the
+    inner data set, by `AntialiasedResize(keep_ratio=True)`. Transforms with a cache
+    (`CachedMosaic`) remember what their worker saw, which no seed can change.
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:
