@@ -12,6 +12,11 @@ segmented   everything else, and all lengths under `torch.compile`: one scaled-d
             attention per run of equal segments, inside one opaque operator, so that a compiled
             block stack holds one node, not one per segment, and is compiled once
 ==========  ====================================================================================
+
+Forward and backward pass of `segmented` keep no n x n weights either where a fused kernel serves:
+PyTorch's flash attention on CPU, its memory-efficient attention on CUDA (float32, bfloat16,
+float16). Elsewhere (float64 on CUDA, odd head widths) the backward pass holds the weights of one
+run of equal segments at a time; the log says why.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from torch import Tensor
 
 from .packing import Segments
 
+aten = torch.ops.aten
 Policy = Literal['auto', 'varlen', 'sdpa']
 Kernel = Literal['varlen', 'batched', 'segmented']
 
@@ -68,7 +74,10 @@ def pick_kernel(
     reason = "attention='sdpa'" if policy == 'sdpa' else f'no varlen: {obstacle}'
     if equal:
         return _announce('batched', f'{reason}; all segments are equal')
-    return _announce('segmented', f'{reason}; segments of several lengths')
+    reason = f'{reason}; segments of several lengths'
+    if slow := fused_obstacle(device, dtype, head_width):
+        reason = f'{reason}; the backward pass takes n x n of memory: {slow}'
+    return _announce('segmented', reason)
 
 
 # What torch.compiler.assume_constant_result sets; calling it would import all of torch's compiler,
@@ -87,6 +96,19 @@ def varlen_obstacle(device: torch.device, dtype: torch.dtype, head_width: int) -
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return f'the GPU is sm{capability[0]}{capability[1]}, older than sm80'
+    return ''
+
+
+def fused_obstacle(device: torch.device, dtype: torch.dtype, head_width: int) -> str:
+    """Return why no fused kernel serves segments of several lengths; empty where one does."""
+    if device.type == 'cpu':
+        return ''
+    if device.type != 'cuda' or torch.version.hip is not None:
+        return f'no fused kernel is known for {"ROCm" if device.type == "cuda" else device.type}'
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f'{dtype} is not float32, bfloat16 or float16'
+    if head_width % (multiple := 16 // dtype.itemsize):  # 16 bytes are loaded at once
+        return f'heads of {head_width} are not a multiple of {multiple}'
     return ''
 
 
@@ -141,16 +163,25 @@ def segment_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention within segments of the given `lengths` ([S], on the host), and its log-sum-exp.
 
-    The log-sum-exp [T, H] is what the backward pass of the CPU kernel needs; elsewhere it is empty,
-    and the backward pass computes the weights of a segment anew.
+    The log-sum-exp [T, H] is what the backward pass of a fused kernel needs; without one it is
+    empty, and the backward pass computes the weights of a segment again.
     """
-    out = _blank(v_THK)
-    lse = _new_lse(v_THK)
+    return _forward_runs(q_THK, k_THK, v_THK, lengths)
+
+
+def _forward_runs(
+    q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    out, lse = _blank(v_THK), _new_lse(v_THK)
     for rows, count in _runs(lengths):
         q, k, v = (_batch(x, rows, count) for x in (q_THK, k_THK, v_THK))
         if _has_flash(v):
-            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+            part, part_lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
             lse[rows] = _flat(part_lse)
+        elif _has_efficient(v):
+            q, k, v = (_last_dense(x) for x in (q, k, v))
+            part, part_lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)
+            lse[rows] = _flat(part_lse[..., : q.shape[2]])  # its rows are filled up to 32
         else:
             part = F.scaled_dot_product_attention(q, k, v)
         out[rows] = _flat(part)
@@ -167,13 +198,23 @@ def _has_flash(x: Tensor) -> bool:
     return x.device.type == 'cpu'
 
 
+def _has_efficient(x: Tensor) -> bool:
+    """Whether the memory-efficient CUDA kernel serves."""
+    return x.device.type == 'cuda' and not fused_obstacle(x.device, x.dtype, x.shape[-1])
+
+
+def _last_dense(x: Tensor) -> Tensor:
+    """Return `x` with neighbouring values of its last axis next to one another in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def _blank(x_THK: Tensor) -> Tensor:
     return torch.empty_like(x_THK, memory_format=torch.contiguous_format)
 
 
 def _new_lse(v_THK: Tensor) -> Tensor:
     dtype = torch.float64 if v_THK.dtype == torch.float64 else torch.float32
-    num_tokens = v_THK.shape[0] if _has_flash(v_THK) else 0
+    num_tokens = v_THK.shape[0] if _has_flash(v_THK) or _has_efficient(v_THK) else 0
     return v_THK.new_empty(num_tokens, v_THK.shape[1], dtype=dtype)
 
 
@@ -188,14 +229,35 @@ def segment_attention_backward(
     lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [T, H, K] of q, k and v."""
+    return _backward_runs(grad_THK, q_THK, k_THK, v_THK, out_THK, lse, lengths)
+
+
+def _backward_runs(
+    grad_THK: Tensor,
+    q_THK: Tensor,
+    k_THK: Tensor,
+    v_THK: Tensor,
+    out_THK: Tensor,
+    lse: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = [_blank(x) for x in (q_THK, k_THK, v_THK)]
     tensors = (q_THK, k_THK, v_THK, out_THK, grad_THK)
     for rows, count in _runs(lengths):
         q, k, v, out, grad = (_batch(x, rows, count) for x in tensors)
         if _has_flash(v):
             part_lse = lse[rows].unflatten(0, (count, -1)).transpose(1, 2)
-            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 grad, q, k, v, out, part_lse, 0.0, False
+            )
+        elif _has_efficient(v):
+            part_lse = lse[rows].unflatten(0, (count, -1)).transpose(1, 2)
+            # as the forward pass fills them up: exp(-inf) is nothing
+            part_lse = F.pad(part_lse, (0, -q.shape[2] % 32), value=torch.inf).contiguous()
+            grad, q, k, v, out = (_last_dense(x) for x in (grad, q, k, v, out))
+            unused = torch.zeros((), dtype=torch.long)  # seed and offset of dropout
+            *parts, _ = aten._scaled_dot_product_efficient_attention_backward(
+                grad, q, k, v, None, out, part_lse, unused, unused, 0.0, [True] * 3 + [False]
             )
         else:
             parts = _plain_backward(grad, q, k, v)
