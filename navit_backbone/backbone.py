@@ -175,10 +175,11 @@ class NaViTBackbone(PackedBackbone):
     by which our pyramid and heads know whether they are built for them (`check_stride`).
 
     Pooling and classifier of `arch` are left out: maps need neither, and unused weights would stop
-    DDP. `strict`: raise, rather than warn once, when a training batch of several pictures comes
-    without their sizes. `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks), another of
-    `vit.ARCHS`, or a dict of `vit.Arch`; all else as in `PackedBackbone` and `vit.NaViT`. `arch`,
-    `patch_size` and `position` may be left out where `init_cfg` names a file of ours (`complete`).
+    DDP. `strict`: raise, rather than warn once, when a batch of several images comes without their
+    sizes, in training or evaluation. `arch`: 'tiny', 'small', 'base' or 'large' (plain ViT blocks),
+    another of `vit.ARCHS`, or a dict of `vit.Arch`; all else as in `PackedBackbone` and
+    `vit.NaViT`. `arch`, `patch_size` and `position` may be left out where `init_cfg` names a file
+    of ours (`complete`).
     """
 
     def __init__(
@@ -220,6 +221,8 @@ class NaViTBackbone(PackedBackbone):
         self.patch_size, self.strict = patch_size, strict
         self.completed = told | _stated(told, arch=fields, patch_size=patch_size)
         self._warned = False
+        # in evaluation, of images of one size: windows of them carry no sizes, and need none
+        self.takes_windows = False
 
     def forward(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Maps of the `out_indices`, in that order; outside a picture they are zero."""
@@ -242,8 +245,8 @@ class NaViTBackbone(PackedBackbone):
             raise ValueError(f'the batch {tuple(x.shape)} holds no picture')
         given = getattr(x, 'image_sizes', None) if image_sizes is None else image_sizes
         if given is None:
-            if batch > 1 and self.training:
-                self._complain()
+            if batch > 1 and (self.training or not self.takes_windows):
+                self._complain(x)
             return [(height, width)] * batch
         if len(given) != batch:
             raise ValueError(f'image_sizes names {len(given)} pictures, the batch holds {batch}')
@@ -255,11 +258,12 @@ class NaViTBackbone(PackedBackbone):
                 )
         return [(int(h), int(w)) for h, w in given]
 
-    def _complain(self) -> None:
+    def _complain(self, x: Tensor) -> None:
         message = (
-            'NaViTBackbone got a batch of several pictures without their sizes, so padding is '
-            "computed as if it were picture: use this project's data preprocessor, pass "
-            'image_sizes, or set inputs.image_sizes = [(h, w), ...] last'
+            f'NaViTBackbone got a batch of {len(x)} images on a canvas of {x.shape[2]} x '
+            f'{x.shape[3]} pixels without their sizes, so padding is computed as if it were image: '
+            "use this project's data preprocessor, pass image_sizes, or set "
+            'inputs.image_sizes = [(h, w), ...] last'
         )
         if self.strict:
             raise ValueError(message)

@@ -143,17 +143,20 @@ def test_wrong_sizes_are_refused_by_number(sizes, message):
         build()(torch.zeros(2, 3, 64, 64).double(), image_sizes=sizes)
 
 
-def test_missing_sizes_warn_once_in_training_and_raise_when_strict(monkeypatch):
+@pytest.mark.parametrize('training', [True, False])
+def test_missing_sizes_warn_once_and_raise_when_strict(training, monkeypatch):
     said = []
     monkeypatch.setattr(backbone, 'print_log', lambda message, **_: said.append(message))
-    batch = torch.zeros(2, 3, 32, 32).double()
-    model = build().train()
-    model(batch), model(batch)
-    assert len(said) == 1 and 'without their sizes' in said[0]
+    batch = torch.zeros(2, 3, 32, 48).double()
+    model = build().train(training)
+    model(batch), model(batch), model.train(not training)(batch)
+    assert len(said) == 1
+    assert 'a batch of 2 images on a canvas of 32 x 48 pixels without their sizes' in said[0]
+    strict = build(strict=True).train(training)
     with pytest.raises(ValueError, match='without their sizes'):
-        build(strict=True).train()(batch)
-    build(strict=True).eval()(batch)
-    build(strict=True).train()(batch[:1])
+        strict(batch)
+    strict(batch[:1])
+    strict(batch, image_sizes=[(32, 48), (32, 48)])
 
 
 def test_frozen_stages_stay_frozen_and_in_evaluation_mode():

@@ -112,3 +112,7 @@ def test_windows_of_several_pictures_are_remarked_on(healthy):
     healthy.test_dataloader.batch_size = 2
     notes = {item.name: item.note for item in findings(healthy)}
     assert 'batches of one size alone' in notes['model.test_cfg.mode']
+    assert 'model.test_cfg.crop_size' not in notes
+    healthy.model.test_cfg.crop_size = (60, 64)
+    problems = {item.name: item.problem for item in findings(healthy)}
+    assert 'set crop_size=(64, 64)' in problems['model.test_cfg.crop_size']

@@ -1,10 +1,12 @@
 """Segmentors: what a batch of several sizes gives, against its pictures alone."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.structures import SegDataSample
 from oracles import ODD_SIZES, on_canvas, perturb, pictures
 from segmentors import (
@@ -23,6 +25,7 @@ from segmentors import (
 )
 
 from navit_backbone.tasks.segmentation.inference import with_flips
+from navit_backbone.tasks.segmentation.mixed_sizes import prepare_windows
 
 OURS = {'linear': LINEAR, 'linear, two levels': TWO_LEVELS, 'segmenter': SEGMENTER}
 ON_PYRAMID = dict(in_channels=16, in_index=2)
@@ -282,22 +285,156 @@ def test_native_refuses_heads_that_do_more_than_resize():
             segmentor(head, type='NativeEncoderDecoder')
 
 
+def windows(model, crop, stride):
+    """Set a model to windows as `MixedSizesHook` does."""
+    model.test_cfg = ConfigDict(mode='slide', crop_size=crop, stride=stride)
+    prepare_windows(model)
+    return model
+
+
 def test_windows_see_no_padding_and_keep_the_limit_of_pixels():
-    """Windows add up on the whole canvas, and do not know where a picture ends on it."""
+    """Windows add up on the whole canvas, and do not know where an image ends on it."""
     options = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
     model = segmentor(LINEAR, neck=None, type='NativeEncoderDecoder', **options)
     assert model.data_preprocessor.max_pixels == 2**24
     model.data_preprocessor.size_divisor = 32
-    model.data_preprocessor.one_size = True  # as MixedSizesHook sets it
+    prepare_windows(model)
     canvas = model.data_preprocessor(batch([(48, 80), (48, 80)]), False)['inputs']
     assert canvas.shape == (2, 3, 48, 80)
+
+
+def test_windows_are_padded_to_whole_cells_with_zeros():
+    options = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
+    flat, pyramid = segmentor(LINEAR, **options), segmentor(UPERNET, neck=PYRAMID, **options)
+    for model, size in ((flat, (112, 64)), (pyramid, (128, 64))):
+        model.data_preprocessor.pad_val = 7.0
+        prepare_windows(model)
+        canvas = model.data_preprocessor(batch([(100, 57)]), False)['inputs']
+        assert canvas.shape == (1, 3, *size)
+        assert canvas[..., 100:, :].count_nonzero() == canvas[..., 57:].count_nonzero() == 0
+
+
+class CellMeans(torch.nn.Module):
+    """A map of the mean of every cell of 16 x 16 pixels: what lies beyond the canvas is zero."""
+
+    patch_size = 16
+
+    def forward(self, x):
+        x = F.pad(x, (0, -x.shape[3] % 16, 0, -x.shape[2] % 16))
+        return [F.avg_pool2d(x, 16)]
+
+
+class Channels(BaseDecodeHead):
+    """The three channels as the logits of the first three classes."""
+
+    def forward(self, inputs):
+        return F.pad(inputs[0], (0, 0, 0, 0, 0, NUM_CLASSES - 3))
+
+
+def ramp_logits(size, crop, stride):
+    """The logits of an image of (row, column, 1) in sliding windows, and where they are exact."""
+    MODELS.register_module(name='Channels', module=Channels, force=True)
+    head = dict(type='Channels', in_channels=3, channels=3)
+    model = segmentor(head).eval().double()
+    model.backbone = CellMeans()
+    model.data_preprocessor._enable_normalize = False
+    model.data_preprocessor._channel_conversion = False
+    windows(model, crop, stride)
+    h, w = size
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
+    data = batch([size])
+    data['inputs'] = [torch.stack([y, x, torch.ones_like(x)]).to(torch.uint8)]
+    data = model.data_preprocessor(data, False)
+    data['inputs'] = data['inputs'].double()
+    (found,) = model.predict(data['inputs'], data['data_samples'])
+    return found.seg_logits.data
+
+
+@pytest.mark.parametrize('size', [(200, 90), (43, 200), (33, 47), (208, 96), (250, 49)])
+def test_logits_of_one_window_sit_on_their_pixels(size):
+    """A ramp of numbered rows and columns comes back as it was, half a cell from the edges."""
+    found = ramp_logits(size, (512, 512), (341, 341))
+    inside = [slice(8, side // 16 * 16 - 8) for side in size]
+    for axis, side in enumerate(size):
+        numbers = torch.arange(side, dtype=torch.float64)[inside[axis]]
+        got = found[axis][tuple(inside)]
+        expected = numbers[:, None] if axis == 0 else numbers[None]
+        assert got.numel() > 0 and (got - expected).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ('side', 'crop', 'stride'), [(200, 64, 48), (131, 64, 40), (97, 32, 21), (240, 96, 96)]
+)
+def test_logits_of_several_windows_sit_on_their_pixels(side, crop, stride):
+    """Against numpy: in each window a line through the centres of its cells, then the mean."""
+    found = ramp_logits((40, side), (crop, crop), (stride, stride))
+    whole = -(-side // 16) * 16
+    pixels = np.pad(np.arange(side, dtype=float), (0, whole - side))
+    total, count = np.zeros(whole), np.zeros(whole)
+    first = 0
+    while True:
+        start = max(min(first, whole - crop), 0)
+        values = pixels[start : start + crop].reshape(-1, 16).mean(1)
+        centres = start + 16 * np.arange(len(values)) + 7.5
+        places = np.arange(start, start + crop)
+        total[places] += np.interp(places, centres, values)
+        count[places] += 1
+        if start + crop >= whole:
+            break
+        first += stride
+    # the middle of the first row of cells: below, partial cells are filled up with zeros
+    assert np.abs(found[1, 10].numpy() - (total / count)[:side]).max() < 1e-9
+
+
+@every_head_of_ours
+@pytest.mark.parametrize('size', [(100, 57), (7, 130), (16, 33)])
+def test_one_window_gives_what_the_whole_image_gives(name, size):
+    """Partial patches at the border are the same to the backbone in both."""
+    model = perturb(segmentor(OURS[name]), scale=0.05).eval().double()
+
+    def logits(model):
+        data = model.data_preprocessor(batch([size]), False)
+        data['inputs'].data = data['inputs'].double()
+        return model.predict(data['inputs'].double(), data['data_samples'])[0].seg_logits.data
+
+    whole = logits(model)
+    assert (logits(windows(model, (512, 512), (512, 512))) - whole).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ('neck', 'crop', 'fix'),
+    [
+        (None, (500, 512), r'\(500, 512\) is no multiple of 16 .*set crop_size=\(496, 512\)'),
+        (None, (7, 16), r'set crop_size=\(16, 16\)'),
+        (PYRAMID, (512, 528), r'no multiple of 32 .*set crop_size=\(512, 512\)'),
+    ],
+)
+def test_windows_of_partial_patches_are_refused(neck, crop, fix):
+    model = segmentor(UPERNET if neck else LINEAR, neck=neck)
+    with pytest.raises(ValueError, match=f'model.test_cfg.crop_size=.*{fix}'):
+        windows(model, crop, (300, 300))
+
+
+def test_windows_of_a_batch_ask_for_no_sizes(monkeypatch):
+    """They are of one size; in training and in whole mode a batch without sizes is a mistake."""
+    model = segmentor(LINEAR).eval()
+    model.backbone.strict = True
+    windows(model, (48, 48), (32, 32))
+    assert len(model.test_step(batch([(64, 96)] * 2))) == 2
+    with pytest.raises(ValueError, match='without their sizes'):
+        model.train().backbone(torch.zeros(2, 3, 48, 48))
+    model.test_cfg = ConfigDict(mode='whole')
+    prepare_windows(model)
+    assert not model.data_preprocessor.one_size
+    with pytest.raises(ValueError, match='without their sizes'):
+        model.eval().backbone(torch.zeros(2, 3, 48, 48))
 
 
 @every_head_of_ours
 def test_windows_of_a_batch_of_one_size_are_those_of_its_pictures(name):
     options = dict(mode='slide', crop_size=(48, 48), stride=(32, 32))
     model = perturb(segmentor(OURS[name], **options), scale=0.05).eval()
-    model.data_preprocessor.one_size = True
+    prepare_windows(model)
     sizes, natives = [(64, 96)] * 3, [(64, 96), (30, 47), (128, 100)]
     together = model.test_step(batch(sizes, natives=natives))
     for index, native in enumerate(natives):

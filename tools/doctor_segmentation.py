@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from navit_backbone.tasks.common.wording import few
+from navit_backbone.tasks.segmentation.mixed_sizes import window_problem
 from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_heads import Maps
 
@@ -28,6 +29,8 @@ def check_decode_heads(model: nn.Module, cfg: Config, maps: Maps) -> Iterator[Fi
             yield from _head(name, head, model, maps)
     mode = (cfg.model.get('test_cfg') or {}).get('mode', 'whole')
     size = (cfg.get('test_dataloader') or {}).get('batch_size', 1)
+    if problem := window_problem(model):
+        yield Finding(name='model.test_cfg.crop_size', found='', problem=problem)
     if mode == 'slide' and size > 1:
         yield Finding(
             name='model.test_cfg.mode',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from ..common.inference import Predictor
+from .mixed_sizes import prepare_windows
 
 
 class Segmentor(Predictor):
     """A class for each of a picture's own pixels."""
+
+    def __init__(self, cfg: Config, checkpoint: Path, *, device: str) -> None:
+        super().__init__(cfg, checkpoint, device=device)
+        prepare_windows(self.model)
 
     @torch.no_grad()
     def find(self, results: dict[str, Any]) -> np.ndarray:

@@ -44,7 +44,9 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
             size_divisor = None  # mmseg takes one of them
         super().__init__(*args, size=size, size_divisor=size_divisor, **kwargs)
         self.max_pixels = max_pixels
-        self.one_size = False  # MixedSizesHook: crops of a padded batch do not know its sizes
+        # of sliding windows, which do not carry sizes (mixed_sizes.prepare_windows)
+        self.one_size = False
+        self.window_cell = size_divisor or 1
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in data['inputs']]
@@ -68,9 +70,10 @@ class NaViTSegDataPreprocessor(SegDataPreProcessor):
         if self._enable_normalize:
             inputs = [(image - self.mean) / self.std for image in inputs]
         limits = self.test_cfg or dict(size=self.size, size_divisor=self.size_divisor)
-        if self.one_size:
-            limits = dict(size_divisor=1)  # a window cannot tell padding from picture
-        batch, paddings = stack_batch(inputs, pad_val=self.pad_val, **limits)
+        fill = self.pad_val
+        if self.one_size:  # windows then get what the backbone adds to partial patches
+            limits, fill = dict(size_divisor=self.window_cell), 0
+        batch, paddings = stack_batch(inputs, pad_val=fill, **limits)
         canvas = (int(batch.shape[-2]), int(batch.shape[-1]))
         for sample, found in zip(samples or (), paddings, strict=False):
             padding = tuple(int(side) for side in found['img_padding_size'])
