@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,12 +130,13 @@ def test_records_are_those_of_a_table_of_shares():
     )
 
 
-def records(found, aspects):
+def records(found, aspects, groups=None):
     return Records(
         budgets=[16],
         found=found,
         tokens=np.full(found.shape[:3], 16),
         aspects=aspects,
+        groups=np.arange(len(aspects)) if groups is None else groups,
         classes={'cats': 2, 'dogs': 5},
         content={'cats': len(aspects)},
         faults=[],
@@ -161,6 +163,26 @@ def check_interval(interval, values):
     assert interval.estimate == pytest.approx(values.mean(), abs=1e-12)
     width = 2 * 1.96 * values.std() / math.sqrt(len(values))
     assert (interval.high - interval.low) / width == pytest.approx(1, abs=0.12)
+
+
+def test_intervals_of_copies_are_those_of_their_originals():
+    """Five copies of each image in a group give the interval of 30 images, not of 150."""
+    found, aspects = np.random.default_rng(0).normal(size=(4, 1, 30, 3)), np.arange(30) / 30
+    copies = records(found.repeat(5, 2), aspects.repeat(5), np.arange(30).repeat(5))
+    one, five = measured(records(found, aspects))[0], measured(copies)[0]
+    for alone, copied in zip(one.figures[2][0], five.figures[2][0], strict=True):
+        assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+
+
+def test_groups_of_a_folder_are_read(weights_file, pictures):
+    files = sorted(pictures.rglob('dogs/*.png'))
+    names = [file.relative_to(pictures) for file in files]
+    (pictures / 'groups.csv').write_text('file,group\n' + ''.join(f'{n},litter\n' for n in names))
+    check = Check.of(pictures, tokens='4', classes=CLASSES)
+    found = check.records(Classifier.of(weights_file))
+    (pictures / 'groups.csv').unlink()
+    assert found.content == {'cats': 7, 'dogs': 4}
+    assert sorted(np.bincount(found.groups)) == [1] * 7 + [4]
 
 
 def test_a_part_of_few_pictures_has_no_interval():
@@ -351,7 +373,7 @@ def test_budgets_and_classes_are_read_from_text():
 
 def test_real_weights_know_ants_from_bees(data_root):
     check = Check.of(data_root / 'hymenoptera', tokens='196', classes='ants=310,bees=309')
-    few = Check(pictures=check.pictures[::10], classes=check.classes, budgets=check.budgets)
+    few = replace(check, pictures=check.pictures[::10])
     classifier = Classifier.of(data_root / 'weights/deit_tiny_patch16_224.pt')
     found = few.records(classifier).found
     assert (found[..., 1].mean(2) >= 80).all()  # of those asked, in each way

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from navit_backbone.tasks.common.groups import GroupFile
 from navit_backbone.tasks.video.motions import MOTIONS, PAIRS, path, render
 from navit_backbone.tools import prepare_data
 
@@ -83,6 +84,10 @@ def test_prepare_data_writes_the_set_once(tmp_path, monkeypatch, capsys):
     assert [line.split()[1] for line in lines] == [str(i % 8) for i in range(9)]
     assert (tmp_path / 'set/classes.txt').read_text().split() == list(MOTIONS)
     assert len(list((tmp_path / 'set/val').glob('*.mp4'))) == 8
+    groups = GroupFile(tmp_path / 'set')  # clips of one image depend on each other
+    for split, count in (('train', 9), ('val', 8)):
+        clips = [tmp_path / f'set/{split}/{i:05d}.mp4' for i in range(count)]
+        assert {groups[clip] for clip in clips} == {f'{split}/a.png'}
     assert call(monkeypatch, prepare_data, *command) is None
     assert 'holds this set already' in capsys.readouterr().out
     assert 'nothing is overwritten' in call(monkeypatch, prepare_data, *command, '--seed', 1)

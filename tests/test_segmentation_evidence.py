@@ -61,8 +61,8 @@ def test_a_resample_has_the_figures_of_its_pictures(run, counts):
 
 def test_parts_by_aspect_hold_each_picture_once(run):
     whole, *parts = Evidence([run]).slices([[run]])
-    assert whole.num_examples == len(SIZES)
-    assert sum(part.num_examples for part in parts) == len(SIZES)
+    assert whole.num_groups == len(SIZES)
+    assert sum(part.num_groups for part in parts) == len(SIZES)
 
 
 def test_a_drawing_of_the_truth_and_of_a_run_differ(run):

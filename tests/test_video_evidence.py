@@ -6,32 +6,30 @@ from clip_files import write_video
 from commands import NO_WORKERS, call
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest
 
-from navit_backbone.tasks.video.evidence import Evidence, mcnemar, pooled, smallest_difference
+from navit_backbone.tasks.video.evidence import Evidence, paired_test, pooled
 from navit_backbone.tasks.video.motions import MOTIONS
 from navit_backbone.tools import arms
 
 
 @given(st.integers(1, 200), st.integers(0, 10**6))
-def test_mcnemar_is_the_binomial_test_of_the_clips_that_differ(number, seed):
+def test_without_groups_the_paired_test_is_the_binomial_test_of_the_clips_that_differ(number, seed):
     one, other = np.random.default_rng(seed).random((2, number)) < [[0.7], [0.6]]
     won, lost = int((one & ~other).sum()), int((~one & other).sum())
     expected = binomtest(won, won + lost).pvalue if won + lost else 1.0
-    assert f'p = {expected:.3f} ' in mcnemar(one, other)
+    text = paired_test(one, other, np.arange(number))
+    assert f'other is wrong {won}, wrong where it is right {lost}: p = {expected:.3f} (McN' in text
+    assert f'that {number} such examples can show' in text
 
 
-@pytest.mark.parametrize(('apart', 'number'), [(30, 120), (60, 200), (100, 400)])
-def test_the_smallest_difference_is_found_in_eight_of_ten_samples(apart, number):
-    """By drawing such samples, and McNemar's test without correction."""
-    share, gap = apart / number, smallest_difference(apart, number)
-    draws = np.random.default_rng(0)
-    cells = draws.multinomial(
-        number, [(share + gap) / 2, (share - gap) / 2, 1 - share], size=20_000
-    )
-    won, lost = cells[:, 0], cells[:, 1]
-    statistic = (won - lost) ** 2 / np.maximum(won + lost, 1)
-    assert (statistic > chi2.ppf(0.95, 1)).mean() == pytest.approx(0.8, abs=0.03)
+def test_clips_of_a_scene_are_tested_as_one():
+    """8 clips of one scene won, against nothing: one swap in two is as extreme, so p = 1."""
+    one, other = np.ones(8, dtype=bool), np.zeros(8, dtype=bool)
+    assert 'p = 0.008 (McNemar, exact)' in paired_test(one, other, np.arange(8))
+    text = paired_test(one, other, np.zeros(8, dtype=int))
+    assert 'p = 1.000 (exact permutation test, 1 groups swapped whole)' in text
+    assert '8 such examples in 1 groups' in text
 
 
 def content(scores, labels, **more):
@@ -67,6 +65,23 @@ def test_folds_are_pooled_by_file():
     assert [(clip['file'], clip['fold']) for clip in both['clips']] == [('0.mp4', 1), ('z.mp4', 0)]
 
 
+def test_a_scene_in_two_folds_is_refused():
+    folds = [content([[1, 0]], [0], group=['street']), content([[0, 1]], [1], group=['street'])]
+    folds[1]['clips'][0]['file'] = 'z.mp4'
+    with pytest.raises(ValueError, match=r'1 groups have clips in more than one fold: street'):
+        pooled(folds)
+    folds[1]['clips'][0]['group'] = None
+    assert len(pooled(folds)['clips']) == 2
+
+
+def test_groups_of_clips_make_the_resamples():
+    run = content([[0.9, 0.1]] * 24, [0, 1] * 12, group=[None, '', *'aabbbccccdddddeeeeeeff'])
+    evidence = Evidence([run])
+    assert len(np.unique(evidence.groups)) == 8
+    (whole,) = evidence.slices([[run]])
+    assert (whole.content, whole.num_groups) == ('clips: 24', 8)
+
+
 def test_sizes_alone_see_sizes_and_no_clip_of_the_same_fold():
     labels = [0, 1] * 20
     told = [[100.0 + 50 * label, 200.0, 30.0, 25.0] for label in labels]
@@ -97,12 +112,12 @@ def test_of_motions_the_direction_within_the_pair_is_told():
 
 @pytest.fixture
 def clips(tmp_path):
-    rows = 'file,label,fold\n'
+    rows = 'file,label,scene,fold\n'
     for number in range(12):
         level = 200 if number % 2 else 30
         frames = [np.full((32 + 16 * (number % 3), 64, 3), level, np.uint8)] * (3 + number)
         write_video(tmp_path / f'{number}.mp4', content=frames)
-        rows += f'{number}.mp4,{"ab"[number % 2]},{number // 4}\n'
+        rows += f'{number}.mp4,{"ab"[number % 2]},{number // 2},{number // 4}\n'
     (tmp_path / 'folds.csv').write_text(rows)
     return tmp_path
 
@@ -127,8 +142,8 @@ def test_arms_in_folds(clips, monkeypatch, tmp_path):
                '--cfg-options', *options]  # fmt: skip
     assert call(monkeypatch, arms, *command) is None
     report = (tmp_path / 'out/cls_navit-ti_10e_fight.md').read_text()
-    assert '12 clips; seeds 3' in report
-    assert 'McNemar' in report
+    assert '12 clips in 6 groups; seeds 3' in report
+    assert 'exact permutation test, 6 groups swapped whole' in report
     assert 'nothing but height, width, frames and rate' in report
     folders = {folder.name for folder in (tmp_path / 'out').glob('cls*_fold*')}
     assert len(folders) == 6

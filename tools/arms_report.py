@@ -49,17 +49,22 @@ def introduction(results: Results, command: str) -> str:
     names, made = results.names, provenance()
     examples, batch = results.evidence.examples, next(iter(results.batches))
     seeds = ', '.join(str(run.seed) for run in results.arms[names[0]])
+    examples_in_groups = f'{results.evidence.num_examples} {examples}'
+    num_groups = len(np.unique(results.evidence.groups))
+    drawn = f'the {examples}'
+    if num_groups < results.evidence.num_examples:
+        examples_in_groups += f' in {num_groups} groups'
+        drawn = f'groups of {examples}, each drawn whole,'
     made_on = f'{made["machine"]}, {made["threads"]} thread(s), torch {made["torch"]}'
     return f"""# {names[0]} against {', '.join(names[1:])}
 
 {made['date']}, {made_on}, code {made['code'] or 'not under git'}.
-{results.evidence.num_examples} {examples}; seeds {seeds}; the last checkpoint of each training,
+{examples_in_groups}; seeds {seeds}; the last checkpoint of each training,
 evaluated at batch {batch}.
 
 Differences are of the means over the seeds, with 95 % intervals of a paired bootstrap:
-{results.num_resamples:,} resamples of the {examples}, the same for all arms. An interval says how
-far the difference depends on which {examples} are tested; how far it depends on the training is
-seen in the seeds.
+{results.num_resamples:,} resamples of {drawn} and of the seeds, the same for all arms. With one
+seed an interval says nothing about other trainings.
 
 ```bash
 {command}
@@ -92,7 +97,8 @@ def ahead_tables(results: Results) -> str:
             ours_S, theirs_S = item.figures[0, :, 0], item.figures[number + 1, :, 0]
             values = [f'{ours_S.mean():{form}}', f'{theirs_S.mean():{form}}']
             gains = [
-                f'**{i:+{form}}**' if i.is_told else f'{i:+{form}}' for i in item.ahead[number]
+                f'**{i:+{form}}**' if i.is_significant else f'{i:+{form}}'
+                for i in item.ahead[number]
             ]
             seeds = ', '.join(f'{gain:+{form}}' for gain in ours_S - theirs_S)
             rows.append([item.name, item.content, *values, *gains, seeds])

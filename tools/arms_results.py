@@ -45,7 +45,7 @@ class Results:
             evidence=evidence,
             contents=dict(zip(arms, first, strict=True)),
             compared=compare(
-                evidence.slices(first), num_examples=number, num_resamples=num_resamples
+                evidence.slices(first), groups=evidence.groups, num_resamples=num_resamples
             ),
             batches={size: _means(evidence, rows, every_1N)[0] for size, rows in found.items()},
             alone=alone_NAF[..., 0].T,

@@ -26,6 +26,7 @@ from torch import Tensor
 from navit_backbone.checkpoint import build, load_weights, read_weights
 from navit_backbone.packing import PackedPatches, Size, pack, patchify
 from navit_backbone.tasks.common.folders import find_files
+from navit_backbone.tasks.common.groups import GroupFile, group_numbers
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES, UNREADABLE
 from navit_backbone.tasks.common.resampling import DEFAULT_FILTER, check_filter, resize_image
 from navit_backbone.tasks.common.resize import token_budget_size
@@ -94,6 +95,7 @@ class Records:
     found: np.ndarray  # [way, budget, picture, figure]
     tokens: np.ndarray  # [way, budget, picture]
     aspects: np.ndarray  # [picture] |log(width / height)|
+    groups: np.ndarray  # [picture] number of its group; groups are resampled whole
     classes: Mapping[str, int]  # those asked, by the names of their folders
     content: Mapping[str, int]  # pictures of each of them
     faults: Sequence[str]  # those that cannot be read, with the reason
@@ -105,6 +107,7 @@ class Records:
 class Check:
     """Pictures of known classes, and the budgets to show them at."""
 
+    folder: Path  # may hold groups.csv
     pictures: Sequence[tuple[Path, str]]  # with the folder that names the class
     classes: Mapping[str, int]
     budgets: Sequence[int]
@@ -121,6 +124,7 @@ class Check:
             if name in filters[:number]:
                 raise ValueError(f'--interpolation {" ".join(filters)}: {name} is given twice')
         return cls(
+            folder=folder,
             pictures=find_pictures(folder, numbers),
             classes=numbers,
             budgets=budgets,
@@ -148,7 +152,7 @@ class Check:
         """All figures of all pictures; those that cannot be read are named and left out."""
         classifier.check_classes(self.classes)
         faults: list[str] = []
-        read: list[tuple[str, float]] = []  # folder and aspect of each picture
+        read: list[tuple[Path, float]] = []  # file and aspect of each picture
         found, tokens = [], []
         for records_MF, tokens_M in classifier.answers(self._examples(classifier, read, faults)):
             found.append(records_MF)
@@ -156,20 +160,22 @@ class Check:
         if not read:
             raise ValueError(f'none of {len(self.pictures)} pictures can be read: {few(faults)}')
         shape = (len(read), len(self.budgets), len(self.ways))
+        groups = GroupFile(self.folder)
         return Records(
             budgets=self.budgets,
             found=np.concatenate(found).reshape(*shape, -1).transpose(2, 1, 0, 3),
             tokens=np.concatenate(tokens).reshape(shape).transpose(2, 1, 0),
             aspects=np.array([aspect for _, aspect in read]),
+            groups=group_numbers([groups[file] for file, _ in read]),
             classes=self.classes,
-            content=Counter(name for name, _ in read),
+            content=Counter(file.parent.name for file, _ in read),
             faults=faults,
             ways=list(self.ways),
             interpolation=self.filters[0],
         )
 
     def _examples(
-        self, classifier: Classifier, read: list[tuple[str, float]], faults: list[str]
+        self, classifier: Classifier, read: list[tuple[Path, float]], faults: list[str]
     ) -> Iterator[tuple[PackedPatches, int]]:
         """Every picture at every budget in every way, with its class; fills `read` and `faults`."""
         for file, name in track(self.pictures, 'classifying'):
@@ -179,7 +185,7 @@ class Check:
                 faults.append(f'{file}: {" ".join(str(error).split())}')
                 print(f'left out: {faults[-1]}')
                 continue
-            read.append((name, abs(float(np.log(picture.width / picture.height)))))
+            read.append((file, abs(float(np.log(picture.width / picture.height)))))
             image = np.asarray(picture)
             for budget in self.budgets:
                 for way, interpolation in self.ways.values():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from navit_backbone.tasks.common.paired import MIN_EXAMPLES, Interval, resamples, thirds
+from navit_backbone.tasks.common.paired import MIN_GROUPS, Interval, resamples, thirds
 from navit_backbone.tools.arms_report import table
 from navit_backbone.tools.arms_runs import provenance
 from navit_backbone.tools.check_images import FIGURES, Records, shown
@@ -51,11 +51,11 @@ def measured(records: Records) -> list[Part]:
             of_third = np.exp(records.aspects[third_N])
             inside.append((f'{of_third.min():.2f} to {of_third.max():.2f}', third_N))
     samples: list[list[np.ndarray]] = [[] for _ in inside]
-    for counts_RN in resamples(num, num=NUM_RESAMPLES, seed=0):
+    for counts_RN in resamples(records.groups, num=NUM_RESAMPLES, seed=0):
         for (_, mask_N), drawn in zip(inside, samples, strict=True):
             drawn.append(_means(counts_RN[:, mask_N], records.found[:, :, mask_N]))
     return [
-        _part(name, mask_N, records.found, np.concatenate(drawn))
+        _part(name, mask_N, records, np.concatenate(drawn))
         for (name, mask_N), drawn in zip(inside, samples, strict=True)
     ]
 
@@ -67,9 +67,9 @@ def _means(counts_RN: np.ndarray, found_WBNF: np.ndarray) -> np.ndarray:
     return np.einsum('rn,wbnf->rwbf', shares_RN, found_WBNF, optimize=True)
 
 
-def _part(name: str, mask_N: np.ndarray, found_WBNF: np.ndarray, samples_RWBF: np.ndarray) -> Part:
-    means_WBF = found_WBNF[:, :, mask_N].mean(2)
-    if mask_N.sum() < MIN_EXAMPLES:
+def _part(name: str, mask_N: np.ndarray, records: Records, samples_RWBF: np.ndarray) -> Part:
+    means_WBF = records.found[:, :, mask_N].mean(2)
+    if len(np.unique(records.groups[mask_N])) < MIN_GROUPS:
         samples_RWBF = samples_RWBF[:0]
     ahead_WBF, of_ahead = means_WBF[:1] - means_WBF[1:], samples_RWBF[:, :1] - samples_RWBF[:, 1:]
     return Part(
@@ -123,6 +123,8 @@ def introduction(records: Records, weights_file: Path) -> str:
         if records.faults
         else 'All could be read.'
     )
+    num_groups = len(np.unique(records.groups))
+    drawn = 'the pictures' if num_groups == num else f'{num_groups} groups of pictures, drawn whole'
     return f"""# {weights_file.name} on {num} pictures, untrained
 
 {made['date']}, {made['machine']}, {made['threads']} thread(s), torch {made['torch']}, code \
@@ -134,7 +136,7 @@ is the first of those asked. {FIGURES[2]}: mean log of the share that the softma
 gives to the right one, in nats. native is the largest grid of the picture's own aspect within the
 budget; the three others fill the largest square within it. The tokens of the padding are computed.
 All are resized by the antialiased filter `{records.interpolation}`, but where a way names another.
-In brackets 95 % intervals of the bootstrap over the pictures, {NUM_RESAMPLES:,} resamples, the same
+In brackets 95 % intervals of the bootstrap over {drawn}, {NUM_RESAMPLES:,} resamples, the same
 for all ways and budgets; differences are paired. No correction for their number is made."""
 
 
@@ -171,7 +173,7 @@ def aspect_table(records: Records, parts: Sequence[Part]) -> str:
 
 def told(gain: Interval, form: str) -> str:
     """A difference, bold where its interval leaves out 0."""
-    return f'**{gain:+{form}}**' if gain.is_told else f'{gain:+{form}}'
+    return f'**{gain:+{form}}**' if gain.is_significant else f'{gain:+{form}}'
 
 
 def verdicts(records: Records, part: Part) -> str:

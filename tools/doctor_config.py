@@ -167,14 +167,19 @@ def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
 
 
 def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether a label means one class in all splits."""
+    """Check that a label means one class in all splits, and that no group is in two of them."""
     from navit_backbone.tasks.common.class_check import check_same_classes
+    from navit_backbone.tasks.common.groups import shared_groups
 
     for one, other in pairwise(datasets.values()):
         try:
             check_same_classes(one, other)
         except ValueError as error:
             yield Finding(name='classes', found='', problem=str(error))
+    for split in ('val', 'test'):
+        if 'train' in datasets and split in datasets:
+            for problem in shared_groups(datasets['train'], datasets[split]):
+                yield Finding(name=f'{split}_dataloader: groups', found='', problem=problem)
 
 
 def check_apart(files: Mapping[str, set[str]], what: str) -> Iterator[Finding]:

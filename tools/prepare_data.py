@@ -115,10 +115,12 @@ def motions(args: argparse.Namespace) -> None:
         if not files[split]:
             raise ValueError(f'no pictures in {folder}')
 
-    def picture(split: str, number: int) -> np.ndarray:
+    def picture(split: str, number: int) -> tuple[str, np.ndarray]:
         if files:
-            return read_picture(files[split][number % len(files[split])])
-        return np.ascontiguousarray(draw(args.seed, split, number).image[..., ::-1])
+            file = files[split][number % len(files[split])]
+            return f'{split}/{Path(file).name}', read_picture(file)
+        drawing = draw(args.seed, split, number).image[..., ::-1]
+        return f'{split} drawing {number}', np.ascontiguousarray(drawing)
 
     counts = dict(train=args.train, val=args.val)
     if write_motions(picture, args.out, num_clips=counts, frames=args.frames, seed=args.seed):

@@ -56,7 +56,7 @@ test_pipeline = [
 ]
 
 data_root = '{{$NAVIT_DATA:../shared/data}}/fight/'
-data = dict(data_root=data_root, ann_file='{{ fileDirname }}/fight_folds.csv')
+data = dict(data_root=data_root, ann_file='{{ fileDirname }}/fight_folds.csv', group='scene')
 collate_fn = dict(patch_size=patch_size)
 train_dataloader = dict(
     batch_size=8,

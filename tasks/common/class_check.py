@@ -13,15 +13,16 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .classes import APART, classes_in
+from .groups import shared_groups
 from .wording import few
 
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Refuses a model that counts other classes than the data has, and splits that differ.
+    """Refuse a model that counts other classes than the data has, and splits that do not fit.
 
-    And a test, or a resumed training, on data that gives the classes of the checkpoint's training
-    other numbers.
+    Splits have to agree in their classes and share no group. So is a test, or a resumed training, on
+    data that gives the classes of the checkpoint's training other numbers.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class ClassCheckHook(Hook):
             check_resumed(self._trained, runner.train_dataloader.dataset)
         if runner.val_loop is not None:
             check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
+            check_groups(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
 
     def before_val(self, runner: Runner) -> None:
         check_classes(runner.model, runner.val_dataloader.dataset)
@@ -130,6 +132,12 @@ def check_same_classes(train: Any, val: Any) -> None:
                 f'{key} differs: {named(train)} has {given[0]}, {named(val)} {given[1]}: a label '
                 'would mean one class in training and another in evaluation; give both the same'
             )
+
+
+def check_groups(train: Any, val: Any) -> None:
+    """Raise where examples of one group are both in training and in evaluation."""
+    for problem in shared_groups(train, val):
+        raise ValueError(f'{named(train)} and {named(val)}: {problem}')
 
 
 def named(dataset: Any) -> str:

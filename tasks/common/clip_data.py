@@ -19,6 +19,7 @@ from .clip_lists import LineParser, is_number
 from .clip_sample import ClipDataSample
 from .dataset import SeededSamples, file_of
 from .folders import is_system_file, search, visible
+from .groups import GroupFile
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured
 from .resize import find_planner
 from .sample import BadSampleError, SampleSeed, seeded
@@ -99,9 +100,14 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
       takes the rows whose columns have these values, as ``where=dict(split='train')``, `where_not`
       the others. The columns width, height, frames and fps, where all are there, save a scan.
-      Commas, semicolons or TABs separate.
+      Commas, semicolons or TABs separate. The column `group` (or the one that ``group='scene'``
+      names) says which clips depend on each other: they are resampled together in intervals, and
+      never both trained on and held out.
     - none: a folder for each class. Links to folders are followed; hidden files and those of
       operating systems are left out.
+
+    Lists and folders take groups from ``groups.csv`` in `data_root`, with the columns `file`,
+    relative to it, and `group`. Other clips are groups of their own.
 
     Text files may have any encoding that `read_text` reads. Classes are
     ``metainfo=dict(classes=[...])``, else the lines of `class_file` in `data_root`, else the labels
@@ -124,6 +130,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         multi_class: bool = False,
         where: dict[str, str] | None = None,
         where_not: dict[str, str] | None = None,
+        group: str | None = None,
         class_file: str = 'classes.txt',
         data_prefix: dict[str, str] | None = None,
         **kwargs: Any,
@@ -132,7 +139,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             raise ValueError(f'kind={kind!r}, choose from {list(get_args(Kind))}')
         self.kind, self.multi_class, self.where = kind, multi_class, dict(where or {})
         self.where_not = dict(where_not or {})
-        self.class_file = class_file
+        self.group, self.class_file = group, class_file
         self.measure = MEASURES[kind]  # type: ignore[method-assign]
         super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(clips=''), **kwargs)
 
@@ -150,6 +157,9 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         self._metainfo['classes'] = classes
         numbers = {name: number for number, name in enumerate(classes)}
         self._check_first(found, numbers)
+        groups = GroupFile(self.data_root or folder)
+        for entry in found:
+            entry.setdefault('group', groups[entry['file']])
         return [self._record_of(entry, numbers) for entry in found]
 
     def _entries(self, folder: Path) -> Iterator[dict[str, Any]]:
@@ -201,7 +211,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     def _in_csv(self) -> Iterator[dict[str, Any]]:
         rows = Table(self.ann_file)
         path = next((name for name in _FILE_COLUMNS if name in rows.columns), None)
-        needed = ['label', *self.where, *self.where_not]
+        needed = ['label', *self.where, *self.where_not, *filter(None, [self.group])]
         lacking = [name for name in needed if name not in rows.columns]
         if path is None:
             lacking.insert(0, ' or '.join(_FILE_COLUMNS))
@@ -219,9 +229,11 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             if not row[path]:
                 raise ValueError(f'{place}: the column {path} is empty')
             labels = row['label'].split(';') if self.multi_class else [row['label']]
-            sizes = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
+            known = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
             labels = [label.strip() for label in labels]
-            yield {'file': row[path], 'labels': labels, 'place': place, **sizes}
+            if (column := self.group or 'group') in row:
+                known['group'] = row[column]
+            yield {'file': row[path], 'labels': labels, 'place': place, **known}
 
     @property
     def _suffixes(self) -> tuple[str, ...]:
@@ -269,6 +281,8 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     def _record_of(self, entry: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
         labels = [self._label(text, numbers, entry['place']) for text in entry['labels']]
         record: dict[str, Any] = {_KEYS[self.kind]: entry['file'], 'gt_label': labels}
+        if entry['group']:
+            record['group'] = entry['group']
         try:
             if 'frames' in entry:
                 record['num_frames'] = int(entry['frames'])
@@ -408,6 +422,7 @@ class PackClipInputs(BaseTransform):
     META: ClassVar[tuple[str, ...]] = (
         'video_path', 'frame_dir', 'img_path', 'ori_shape', 'img_shape', 'frame_inds', 'measured',
         'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'drop_rate', 'patch_shapes',
+        'group',
     )  # fmt: skip
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""What the difference of two models is worth: the paired bootstrap over the examples of a test.
+"""Paired comparison of models: bootstrap intervals and a permutation test over groups of examples.
 
-A statistic tells the figures of one trained model from how often each example is counted: counts
-[B, N] of N examples in B resamples -> figures [B, F], NaN where a resample has nothing to measure.
-All arms meet the same resamples, so that what makes an example easy or hard for all of them does
-not blur their difference. The arms are compared as they were trained: the interval says how far
-the result depends on the examples, the figures of single seeds how far on the training.
+A statistic maps how often each example is counted, counts [B, N] of N examples in B resamples, to
+the figures of one trained model, [B, F]; NaN where a resample has nothing to measure. All models
+are measured on the same resamples, so that examples that are hard for all do not widen the interval
+of their difference.
+
+Examples of one group (a scene, a source image, a patient) depend on each other: a resample draws
+whole groups, and the permutation test swaps whole groups. Seeds are drawn as well, the same ones
+for all variants, so an interval covers both: other examples, and other trainings.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ import numpy as np
 from rich.progress import track
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-MIN_EXAMPLES = 10  # resamples of fewer are too much alike for an interval
+MIN_GROUPS = 10  # resamples of fewer are too similar for an interval
 _CHUNK = 500  # resamples at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A difference on the examples as they are, and where `level` of the resamples have it.
+    """Difference on all examples, and the range that holds `level` of the resamples.
 
-    NaN where nothing is measured, or too little to say how far it is to be trusted.
+    NaN where nothing is measured, or too little for an interval.
     """
 
     estimate: float
@@ -34,7 +37,7 @@ class Interval:
 
     @classmethod
     def of(cls, estimate: float, samples_R: np.ndarray, *, level: float = 0.95) -> Interval:
-        """The percentile interval; resamples without anything to measure are left out."""
+        """Return the percentile interval; resamples with nothing to measure are left out."""
         samples_R = samples_R[~np.isnan(samples_R)]
         if not len(samples_R):
             return cls(estimate=estimate, low=math.nan, high=math.nan)
@@ -42,8 +45,8 @@ class Interval:
         return cls(estimate=estimate, low=float(low), high=float(high))
 
     @property
-    def is_told(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def is_significant(self) -> bool:
+        """Return whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -59,17 +62,17 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """A part of the test, and what measures each arm on it, seed by seed."""
+    """Part of a test set, with the statistics of each arm and seed on it."""
 
     name: str
     content: str  # how much it is, as 'photos: 14, boxes: 16'
-    num_examples: int  # that have something to find
+    num_groups: int  # that have an example to measure
     arms: Sequence[Sequence[Statistic]]  # [arm][seed]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """The figures of all arms on a slice, and what the first is ahead of each other one."""
+    """Figures of all arms on a slice, and the differences of the first to each other one."""
 
     name: str
     content: str
@@ -80,35 +83,91 @@ class Compared:
 def compare(
     slices: Sequence[Slice],
     *,
-    num_examples: int,
+    groups: np.ndarray,
     num_resamples: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
 ) -> list[Compared]:
-    """Every slice with its intervals; all slices and arms meet the same resamples."""
-    if min(num_examples, num_resamples) < 1 or not 0 < level < 1:
+    """Compare the first arm with each other one on every slice, all on the same resamples.
+
+    `groups` [N] numbers the group of each example, as `group_numbers` does.
+    """
+    if not len(groups) or num_resamples < 1 or not 0 < level < 1:
         raise ValueError(
             'a bootstrap needs examples, resamples and a level between 0 and 1: got '
-            f'{num_examples} examples, {num_resamples} resamples, level {level}'
+            f'{len(groups)} examples, {num_resamples} resamples, level {level}'
         )
     means: list[list[np.ndarray]] = [[] for _ in slices]
-    chunks = resamples(num_examples, num=num_resamples, seed=seed)
-    total = math.ceil(num_resamples / _CHUNK)
-    for counts_BN in track(chunks, 'resampling', total=total):
+    num_seeds = len(slices[0].arms[0]) if slices else 1
+    shares, random = np.full(num_seeds, 1 / num_seeds), np.random.default_rng([seed, 1])
+    chunks = resamples(groups, num=num_resamples, seed=seed)
+    for counts_BN in track(chunks, 'resampling', total=math.ceil(num_resamples / _CHUNK)):
+        seeds_BS = random.multinomial(num_seeds, shares, size=len(counts_BN)) / num_seeds
         for part, found in zip(slices, means, strict=True):
-            found.append(_measured(part, counts_BN).mean(2))
+            found.append(np.einsum('bs,basf->baf', seeds_BS, _measured(part, counts_BN)))
     return [
-        _compared(part, np.concatenate(found), num_examples, level)
+        _compared(part, np.concatenate(found), len(groups), level)
         for part, found in zip(slices, means, strict=True)
     ]
 
 
-def resamples(num_examples: int, *, num: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each example is drawn when as many as there are are drawn with replacement."""
+def resamples(groups: np.ndarray, *, num: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield chunks [B, N] of how often each example is counted, `num` resamples in all.
+
+    Each draws as many groups as there are, with replacement; an example counts as often as its
+    group. `groups` [N] numbers the group of each example from 0.
+    """
     random = np.random.default_rng(seed)
-    shares = np.full(num_examples, 1 / num_examples)
+    num_groups = int(groups.max()) + 1
+    shares = np.full(num_groups, 1 / num_groups)
     for start in range(0, num, _CHUNK):
-        yield random.multinomial(num_examples, shares, size=min(_CHUNK, num - start))
+        counts_BG = random.multinomial(num_groups, shares, size=min(_CHUNK, num - start))
+        yield counts_BG[:, groups]
+
+
+def permutation_p_value(gains: np.ndarray, groups: np.ndarray) -> float:
+    """Return the exact two-sided p-value of the hypothesis that two models are interchangeable.
+
+    `gains` [N] are whole numbers, what the first model is ahead on each example (right or wrong:
+    1, 0 or -1). Under the hypothesis the outcomes of both models can be swapped in any of the
+    groups, which changes the sign of that group's sum. The distribution of the total over all
+    2 ** groups swaps is computed by convolution, so nothing is sampled. With a group for each
+    example this is McNemar's exact test.
+    """
+    sums_G = group_sums(gains, groups)
+    chance = np.ones(1)  # of the totals -span to span
+    for size in np.abs(sums_G[sums_G != 0]):
+        chance = (np.pad(chance, (0, 2 * size)) + np.pad(chance, (2 * size, 0))) / 2
+    span = len(chance) // 2
+    extreme = np.abs(np.arange(-span, span + 1)) >= abs(int(sums_G.sum()))
+    return min(1.0, float(chance[extreme].sum()))
+
+
+def smallest_difference(gains: np.ndarray, groups: np.ndarray) -> float:
+    """Return the mean gain that the paired test finds with power 0.8 at the level 0.05.
+
+    `gains` [N] as for `permutation_p_value`. Connor (1987) for independent examples, on a share s
+    of which the models differ: the root of ``d sqrt(n) = 1.96 sqrt(s) + 0.84 sqrt(s - d^2)``.
+    Dependent examples are worth n / deff independent ones: the design effect `deff` is the variance
+    of the total under swaps of groups over that under swaps of examples, and never below 1.
+    """
+    gains = np.asarray(gains, dtype=np.int64)
+    apart = max(int(np.abs(gains).sum()), 1)
+    deff = max(1.0, float((group_sums(gains, groups) ** 2).sum()) / apart)
+    share, effective = apart / len(gains), len(gains) / deff
+    low, high = 0.0, share
+    for _ in range(60):
+        d = (low + high) / 2
+        needed = 1.96 * share**0.5 + 0.8416 * max(share - d * d, 0.0) ** 0.5
+        low, high = (d, high) if d * effective**0.5 < needed else (low, d)
+    return high
+
+
+def group_sums(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Add up whole numbers [N] by group: [number of groups] int64."""
+    sums = np.zeros(int(groups.max()) + 1, dtype=np.int64)
+    np.add.at(sums, groups, np.asarray(values, dtype=np.int64))
+    return sums
 
 
 def thirds(values_N: np.ndarray) -> list[tuple[float, float]]:
@@ -128,7 +187,7 @@ def _measured(part: Slice, counts_BN: np.ndarray) -> np.ndarray:
 def _compared(part: Slice, means_RAF: np.ndarray, num_examples: int, level: float) -> Compared:
     figures_ASF = _measured(part, np.ones((1, num_examples), dtype=int))[0]
     estimates_AF = figures_ASF.mean(1)
-    if part.num_examples < MIN_EXAMPLES:
+    if part.num_groups < MIN_GROUPS:
         means_RAF = means_RAF[:0]
     ahead = [
         [

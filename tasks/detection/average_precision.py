@@ -94,9 +94,15 @@ class AveragePrecision:
         return int(sum(matches.num_boxes.sum() for matches in self.classes))
 
     @property
+    def photos_with_boxes(self) -> np.ndarray:
+        """Mask [I] of the photos that have such boxes."""
+        mask: np.ndarray = np.any([matches.num_boxes > 0 for matches in self.classes], 0)
+        return mask
+
+    @property
     def num_photos(self) -> int:
-        """Those that have such boxes."""
-        return int(np.any([matches.num_boxes > 0 for matches in self.classes], 0).sum())
+        """Number of photos that have such boxes."""
+        return int(self.photos_with_boxes.sum())
 
     def __call__(self, counts_BI: np.ndarray) -> np.ndarray:
         total_BT, present_B = 0.0, np.zeros(len(counts_BI))

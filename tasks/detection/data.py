@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS
 
 from ..common.classes import Classes
 from ..common.dataset import SeededSamples
+from ..common.groups import GroupFile
 from ..common.palette import palette
 from ..common.wording import few
 from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotations
@@ -27,6 +28,10 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
     The classes are those of the annotation file, or a part of them in the file's order:
     ``metainfo=dict(classes=...)``. All arguments are those of mmdet's `CocoDataset`, and so are the
     samples; a file against the format is refused, and what mmdet leaves out in silence is logged.
+
+    An image record may have a field `group` (or ``groups.csv`` in `data_root` lists it, with the
+    columns `file` and `group`): images of one group, as duplicates or crops of one scan, are
+    resampled together in intervals, and never both trained on and held out.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}  # not COCO's 80 classes
@@ -60,12 +65,16 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
         for item in found.annotations:
             self.cat_img_map[item['category_id']].append(item['image_id'])
             by_image[item['image_id']].append(item)
-        return [
-            self.parse_data_info(
+        records = []
+        groups = GroupFile(self.data_root or '.')
+        for item in found.images:
+            record = self.parse_data_info(
                 dict(raw_img_info={**item, 'img_id': item['id']}, raw_ann_info=by_image[item['id']])
             )
-            for item in found.images
-        ]
+            if group := item.get('group') or groups[record['img_path']]:
+                record['group'] = str(group)
+            records.append(record)
+        return records
 
     def filter_data(self) -> list[dict[str, Any]]:
         """The pictures that mmdet would keep, which must be one at least."""

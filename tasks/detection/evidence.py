@@ -18,6 +18,7 @@ from mmengine.fileio import join_path
 from PIL import Image
 
 from ..common.classes import class_names
+from ..common.groups import GroupFile, group_numbers
 from ..common.paired import Slice, Statistic, thirds
 from ..common.palette import palette
 from ..common.resampling import resize_image
@@ -41,6 +42,7 @@ def predictions(cfg: Config, folder: Path) -> dict[str, Any]:
     prefix = (data.get('data_prefix') or {}).get('img', '')
     return dict(
         annotations=str(cfg.test_evaluator.ann_file),
+        data_root=str(data.get('data_root') or ''),
         images=join_path(data.get('data_root') or '', prefix),
         classes=list(class_names(data)),
         predictions=json.loads((folder / 'found.bbox.json').read_text()),
@@ -80,6 +82,13 @@ class Evidence:
         self.folder = str(runs[0]['images'])
         self.truth = Truth(Path(runs[0]['annotations']), self.classes)
         self.num_examples = len(self.truth.images)
+        files = GroupFile(Path(runs[0].get('data_root') or self.folder))
+        self.groups = group_numbers(
+            [
+                str(image['group']) if image.get('group') else files[self._file(image)]
+                for image in self.truth.images
+            ]
+        )
 
     def statistic(self, run: Content) -> Statistic:
         """The figures of a run on all photos."""
@@ -97,7 +106,7 @@ class Evidence:
                     Slice(
                         name=part.name,
                         content=f'photos: {ap.num_photos}, boxes: {ap.num_boxes}',
-                        num_examples=ap.num_photos,
+                        num_groups=len(np.unique(self.groups[ap.photos_with_boxes])),
                         arms=[[_figures(run[number]) for run in arm] for arm in measured],
                     )
                 )
@@ -140,8 +149,7 @@ class Evidence:
     def drawn(self, number: int, run: Content | None) -> Image.Image:
         """A photo with what a run found on it, or with the truth."""
         image = self.truth.images[number]
-        file = join_path(self.folder, image['file_name'])
-        pixels = mmcv.imread(file, channel_order='rgb')
+        pixels = mmcv.imread(self._file(image), channel_order='rgb')
         (w, h), scale = mmcv.rescale_size(pixels.shape[1::-1], _DRAWN_AT, return_scale=True)
         pixels = resize_image(pixels, (h, w))
         items = self.truth.boxes if run is None else run['predictions']
@@ -150,6 +158,9 @@ class Evidence:
         shown.sort(key=lambda item: -item.get('score', 1))
         objects = [self._object(item, scale) for item in shown]
         return annotated(pixels, objects, palette(len(self.truth.categories)))
+
+    def _file(self, image: Content) -> str:
+        return str(join_path(self.folder, image.get('file_name', '')))
 
     def _object(self, item: Content, scale: float) -> dict[str, Any]:
         """A box as it is drawn, on a photo of another scale."""

@@ -24,6 +24,7 @@ from mmseg.datasets import (
 from mmseg.datasets.transforms import LoadAnnotations
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
+from ..common.groups import GroupFile
 from ..common.palette import Colour, palette
 from ..common.picture_sizes import PICTURE_SUFFIXES
 from ..common.resampling import resize_labels
@@ -128,6 +129,8 @@ def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> No
 class CheckedSegSamples(SeededSamples):
     """Mix in before a data set of mmseg: seeded samples, and pairs of files that are checked.
 
+    ``groups.csv`` in `data_root`, with the columns `file` and `group`, names images that depend on
+    each other: they are resampled together in intervals, and never both trained on and held out.
     A picture without a label map is refused by name, a map without a picture is named and left out.
     In training a sample without a labelled pixel, from the file or after a crop, is replaced, and
     counted.
@@ -149,10 +152,13 @@ class CheckedSegSamples(SeededSamples):
             )
         found: list[dict[str, Any]] = super().load_data_list()  # type: ignore[misc]
         self._check_pairs(found)
+        groups = GroupFile(getattr(self, 'data_root', None) or '.')
         named = getattr(self, 'named', None) or type(self).METAINFO['classes']  # type: ignore[attr-defined]
         for record in found:
             record['num_labels'] = len(named) + bool(self.reduce_zero_label)  # type: ignore[attr-defined]
             record['ignore_index'] = self.ignore_index  # type: ignore[attr-defined]
+            if group := groups[record['img_path']]:
+                record['group'] = group
         return found
 
     def _check_pairs(self, found: Sequence[dict[str, Any]]) -> None:

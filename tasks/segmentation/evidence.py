@@ -15,6 +15,7 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from ..common.groups import GroupFile, group_numbers
 from ..common.overlay import labelled
 from ..common.paired import Slice, Statistic, thirds
 from .metric import Counts, by_picture
@@ -30,7 +31,8 @@ def evaluation_options(folder: Path) -> list[str]:
 def predictions(cfg: Config, folder: Path) -> dict[str, Any]:
     """What an evaluation left."""
     content: dict[str, Any] = json.loads((folder / 'found/pictures.json').read_text())
-    return dict(labels=str(folder.absolute() / 'found/labels'), **content)
+    root = str(cfg.test_dataloader.dataset.get('data_root') or '') if cfg is not None else ''
+    return dict(labels=str(folder.absolute() / 'found/labels'), data_root=root, **content)
 
 
 class Evidence:
@@ -61,6 +63,8 @@ class Evidence:
                     'order of them: give the configs one test_dataloader'
                 )
         self.num_examples = len(files)
+        by_file = GroupFile(first.get('data_root') or '.')
+        self.groups = group_numbers([by_file[file] for file in files])
 
     def statistic(self, run: Content) -> Statistic:
         """The figures of a run on all photos, in percent."""
@@ -81,7 +85,7 @@ class Evidence:
             Slice(
                 name=name,
                 content=f'photos: {int(chosen.sum())}',
-                num_examples=int(chosen.sum()),
+                num_groups=len(np.unique(self.groups[chosen])),
                 arms=[[self._figures(run, chosen) for run in arm] for arm in arms],
             )
             for name, chosen in parts.items()

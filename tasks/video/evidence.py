@@ -16,8 +16,10 @@ from mmengine.config import Config
 from PIL import Image, ImageDraw, ImageFont
 
 from ..common.clip_data import open_clip
-from ..common.paired import Slice, Statistic, thirds
+from ..common.groups import group_numbers, split_groups
+from ..common.paired import Slice, Statistic, permutation_p_value, smallest_difference, thirds
 from ..common.resampling import resize_image
+from ..common.wording import few
 from .metric import pairs_and_directions
 from .motions import MOTIONS
 
@@ -43,8 +45,19 @@ def predictions(cfg: Config, folder: Path) -> dict[str, Any]:
 
 
 def pooled(folds: Sequence[Content]) -> dict[str, Any]:
-    """The evaluations of all folds as one, each clip with the fold that it was held out in."""
+    """Join the evaluations of all folds; each clip gets the `fold` that it was held out in.
+
+    Raises:
+        ValueError: a group has clips in several folds, so that a model was trained on clips that
+            depend on those it was tested on.
+    """
     clips = [dict(clip, fold=k) for k, fold in enumerate(folds) for clip in fold['clips']]
+    split = split_groups([c['fold'] for c in clips], [c.get('group') for c in clips])
+    if split:
+        raise ValueError(
+            f'{len(split)} groups have clips in more than one fold: {few(split)}. Fix: give all '
+            'clips of a group one number in the column `fold`, and train again'
+        )
     return {**folds[0], 'clips': sorted(clips, key=lambda clip: str(clip['file']))}
 
 
@@ -68,6 +81,7 @@ class Evidence:
                     'another order of them: give the configs one test_dataloader'
                 )
         self.num_examples = len(self.clips)
+        self.groups = group_numbers([clip.get('group') for clip in self.clips])
         self.labels = np.array([clip['labels'][0] for clip in self.clips])
 
     def right(self, run: Content) -> np.ndarray:
@@ -93,7 +107,7 @@ class Evidence:
             Slice(
                 name=name,
                 content=f'clips: {int(chosen.sum())}',
-                num_examples=int(chosen.sum()),
+                num_groups=len(np.unique(self.groups[chosen])),
                 arms=[[self._figures(run, chosen) for run in arm] for arm in arms],
             )
             for name, chosen in parts.items()
@@ -120,7 +134,7 @@ class Evidence:
         lines = []
         for name, theirs in others:
             for seed, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-                told = mcnemar(self.right(one), self.right(other))
+                told = paired_test(self.right(one), self.right(other), self.groups)
                 lines.append(f'- {first} against {name}, seed {seed}: {told}')
         if all('fold' in clip and clip.get('measured') for clip in self.clips):
             baseline = self.sizes_alone()
@@ -130,7 +144,7 @@ class Evidence:
                 f'nearest neighbours in these, in the other folds) has {share:.1f} % right.'
             )
             for seed, one in enumerate(ours):
-                told = mcnemar(self.right(one), baseline)
+                told = paired_test(self.right(one), baseline, self.groups)
                 lines.append(f'- {first} against the sizes alone, seed {seed}: {told}')
         if tuple(self.classes) == MOTIONS:
             lines += [
@@ -160,7 +174,8 @@ class Evidence:
         nothing = [math.nan] * len(self.classes)
         scores_NC = np.array([clip['scores'] or nothing for clip in run['clips']])
         found = pairs_and_directions(scores_NC, self.labels)
-        chance = 3 * 50 / math.sqrt(self.num_examples)
+        sizes = np.bincount(self.groups)  # the clips of a group may all be right or all wrong
+        chance = 3 * 50 * math.sqrt(float((sizes**2).sum())) / self.num_examples
         return (
             f'pair {found["pair"]:.1f} % (chance 25), direction within the true pair '
             f'{found["direction"]:.1f} % (chance 50, three standard deviations {chance:.1f})'
@@ -195,35 +210,22 @@ class Evidence:
         return sheet
 
 
-def mcnemar(one: np.ndarray, other: np.ndarray) -> str:
-    """McNemar's exact test of two models on the same examples, in words.
+def paired_test(one: np.ndarray, other: np.ndarray, groups: np.ndarray) -> str:
+    """Describe the exact paired test of two models on the same examples, groups swapped whole.
 
-    With what difference the test would have found in 8 of 10 such samples at the level of 5 %.
+    `one` and `other` [N] hold whether each model is right, `groups` [N] the number of the group.
     """
-    won, lost = int((one & ~other).sum()), int((~one & other).sum())
-    apart, number = won + lost, len(one)
-    tail = sum(math.comb(apart, k) for k in range(min(won, lost) + 1)) / 2**apart
-    p = min(1.0, 2 * tail)
+    gains = one.astype(int) - other.astype(int)
+    num_groups = len(np.unique(groups))
+    test, count = 'McNemar, exact', f'{len(gains)} such examples'
+    if num_groups < len(gains):
+        test = f'exact permutation test, {num_groups} groups swapped whole'
+        count += f' in {num_groups} groups'
     return (
-        f'right where the other is wrong {won}, wrong where it is right {lost}: p = {p:.3f} '
-        f'(McNemar, exact); the smallest difference that {number} such examples would tell: '
-        f'{100 * smallest_difference(apart, number):.1f} points'
+        f'right where the other is wrong {(gains > 0).sum()}, wrong where it is right '
+        f'{(gains < 0).sum()}: p = {permutation_p_value(gains, groups):.3f} ({test}); the smallest '
+        f'difference that {count} can show: {100 * smallest_difference(gains, groups):.1f} points'
     )
-
-
-def smallest_difference(apart: int, number: int) -> float:
-    """The difference in accuracy that a paired test finds with power 0.8 at the level 0.05.
-
-    With as many of `number` examples on which the two differ (Connor 1987): the root of
-    ``d sqrt(n) = 1.96 sqrt(s) + 0.84 sqrt(s - d^2)`` for the share s of these.
-    """
-    share = max(apart, 1) / number
-    low, high = 0.0, share
-    for _ in range(60):
-        d = (low + high) / 2
-        needed = 1.96 * share**0.5 + 0.8416 * max(share - d * d, 0.0) ** 0.5
-        low, high = (d, high) if d * number**0.5 < needed else (low, d)
-    return high
 
 
 def _by(what: str, values_N: np.ndarray, form: str) -> dict[str, np.ndarray]:

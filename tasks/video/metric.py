@@ -26,7 +26,7 @@ class NaViTClipMetric(BaseMetric):
 
     A clip that could not be read counts as wrong, whatever its class. `mean_class` is the mean over
     the classes that the data has. `output_dir`, where given, gets ``predictions.json`` (of each
-    clip its file, class, [height, width, frames, rate] and the score of every class),
+    clip its file, class, group, [height, width, frames, rate] and the score of every class),
     ``confusion.json`` and ``confusion.png``.
     """
 
@@ -57,6 +57,7 @@ class NaViTClipMetric(BaseMetric):
                 {
                     'file': file_of(sample),
                     'labels': sample['gt_label'].tolist(),
+                    'group': sample.get('group'),
                     'measured': [float(value) for value in sample.get('measured', ())],
                     'scores': None if bad else sample['pred_score'].cpu().double().tolist(),
                 }

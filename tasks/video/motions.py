@@ -8,6 +8,7 @@ nothing at all.
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from ..common.groups import GROUP_FILE
 from ..common.resampling import resize_image
 
 # What the content does; each pair is one path, forward and backward.
@@ -94,19 +96,20 @@ def render(picture: np.ndarray, way: Path2D, clip: Size) -> np.ndarray:
 
 
 def write_motions(
-    pictures: Callable[[str, int], np.ndarray],
+    pictures: Callable[[str, int], tuple[str, np.ndarray]],
     out: Path,
     *,
     num_clips: dict[str, int],
     frames: int = 16,
     seed: int = 0,
 ) -> bool:
-    """Clips of all motions in turn, complete or not at all; False where the set stands there.
+    """Write clips of all motions in turn, complete or not at all; False where the set exists.
 
-    ``pictures(split, number)`` gives the picture [h, w, 3] RGB of a clip. OUT gets
-    ``SPLIT/NUMBER.mp4``, ``SPLIT.txt`` (a path and a class number a line) and ``classes.txt``.
+    ``pictures(split, number)`` returns the name and the pixels [h, w, 3] RGB of the image that a
+    clip is cut from. OUT gets ``SPLIT/NUMBER.mp4``, ``SPLIT.txt`` (a path and a class number a
+    line), ``classes.txt``, and ``groups.csv``, where clips of one image are a group.
     """
-    info = dict(version=1, seed=seed, frames=frames, **num_clips)
+    info = dict(version=2, seed=seed, frames=frames, **num_clips)
     stated = out / 'motions.json'
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if stated.is_file() and json.loads(stated.read_text()) == info:
@@ -117,20 +120,24 @@ def write_motions(
         )
     partial = out.with_name(out.name + '.partial')
     shutil.rmtree(partial, ignore_errors=True)
+    sources = []
     for split, count in num_clips.items():
         (partial / split).mkdir(parents=True)
         lines = []
         for number in track(range(count), description=split):
             motion = number % len(MOTIONS)
             draws = np.random.default_rng([seed, *split.encode(), number])
-            picture = pictures(split, int(draws.integers(2**31)))
+            source, picture = pictures(split, int(draws.integers(2**31)))
             clip = _SIZES[int(draws.integers(len(_SIZES)))]
             way = path(MOTIONS[motion], picture.shape[:2], clip, frames, draws)
             name = f'{split}/{number:05d}.mp4'
             _write(partial / name, render(picture, way, clip))
             lines.append(f'{name} {motion}\n')
+            sources.append((name, source))
         (partial / f'{split}.txt').write_text(''.join(lines))
     (partial / 'classes.txt').write_text(''.join(f'{name}\n' for name in MOTIONS))
+    with (partial / GROUP_FILE).open('w', newline='', encoding='utf-8') as content:
+        csv.writer(content).writerows([('file', 'group'), *sources])
     (partial / 'motions.json').write_text(json.dumps(info) + '\n')
     if out.exists():
         out.rmdir()

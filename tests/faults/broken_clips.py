@@ -25,8 +25,9 @@ def write_clips(folder: Path, *, num_clips: int, num_broken: int) -> dict[str, s
     Of 40 clips held out those of `BROKEN_IN_VAL` are broken.
     """
 
-    def drawing(split: str, number: int) -> np.ndarray:
-        return np.ascontiguousarray(draw(0, split, number).image[..., ::-1])
+    def drawing(split: str, number: int) -> tuple[str, np.ndarray]:
+        image = draw(0, split, number).image[..., ::-1]
+        return f'{split} {number}', np.ascontiguousarray(image)
 
     write_motions(drawing, folder, num_clips=dict(train=num_clips, val=40))
     files = sorted((folder / 'train').glob('*.mp4'))

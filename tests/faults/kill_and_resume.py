@@ -168,7 +168,9 @@ def _write_set(root: Path) -> None:
     from navit_backbone.tasks.video.motions import write_motions
 
     write_motions(
-        lambda split, number: draw(0, split, number).image, root, num_clips=dict(train=24, val=2)
+        lambda split, number: (f'{split} {number}', draw(0, split, number).image),
+        root,
+        num_clips=dict(train=24, val=2),
     )
 
 
