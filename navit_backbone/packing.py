@@ -275,21 +275,36 @@ def _blank_outside(canvas_BCHW: Tensor, sizes: Sequence[Size]) -> Tensor:
 
 
 def drop_tokens(
-    packed: PackedPatches, rates: Tensor, *, generator: torch.Generator | None = None
+    packed: PackedPatches,
+    kept: Tensor,
+    *,
+    scores: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> PackedPatches:
-    """Drop a random share `rates` ([N] in [0, 1), on the host) of each example's tokens.
+    """Keep `kept` random tokens of each example ([N] int, on the host; NaViT, section 2.2).
 
-    The number kept is rounded to the nearest, and never below one. Which tokens go is uniform
-    among the real ones; the rest keep their order and their coordinates (NaViT, section 2.2).
-    The rate of an example is drawn once, before packing, by whoever plans the pack: the packer
-    must know the lengths. `generator` lives on the patches' device.
+    Those with the lowest `scores` ([T], in [0, 1), on the patches' device) stay, in their order and
+    with their coordinates. Without scores they are drawn uniformly, by `generator`, which lives on
+    that device. Counts are decided once, before packing, by the planner of the pack: the packer has
+    to know the lengths.
+
+    Raises:
+        ValueError: `kept` has another shape, is not integer, or exceeds an example's tokens.
     """
-    if rates.shape != packed.lengths.shape or not bool(((rates >= 0) & (rates < 1)).all()):
-        raise ValueError(f'rates must be {packed.num_examples} numbers in [0, 1), got {rates}')
+    if (
+        kept.shape != packed.lengths.shape
+        or kept.is_floating_point()
+        or not bool(((kept >= 1) & (kept <= packed.lengths)).all())
+    ):
+        raise ValueError(
+            f'kept must hold {packed.num_examples} whole numbers between 1 and the tokens of the '
+            f'example, {packed.lengths.tolist()}: got {kept.tolist()}'
+        )
     device = packed.patches.device
-    kept = (packed.lengths * (1 - rates.double())).round().long().clamp(min=1)
-    draw = torch.rand(len(packed.patches), device=device, dtype=torch.float64, generator=generator)
-    order = torch.argsort(packed.segment_ids + draw)  # examples stay apart: draw is below one
+    if scores is None:
+        size = len(packed.patches)
+        scores = torch.rand(size, device=device, dtype=torch.float64, generator=generator)
+    order = torch.argsort(packed.segment_ids + scores)  # examples stay apart: scores are below one
     starts = (packed.lengths.cumsum(0) - packed.lengths).to(device, non_blocking=True)
     rank = torch.arange(len(order), device=device) - starts[packed.segment_ids]
     chosen = rank < kept.to(device, non_blocking=True)[packed.segment_ids]

@@ -5,12 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta, kstest
 from test_resize import assert_smart
 
 from navit_backbone.tasks.common.clip_budget import ClipToTokenBudget, LoadFrames
 from navit_backbone.tasks.common.clip_packing import pack_clips
 from navit_backbone.tasks.common.clip_sample import ClipDataSample
 from navit_backbone.tasks.common.sample import SampleSeed
+from navit_backbone.tasks.common.token_dropping import TokenDropping
+from navit_backbone.vit import patch_shapes
 
 SHAPES = [16, (2, 16, 16), [(2, 16, 16), (4, 32, 8), (8, 8, 8)]]
 clips = st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 300), st.floats(1, 60))
@@ -103,16 +106,111 @@ def test_dropped_tokens_are_counted_as_they_are_dropped(index, patch_size):
     seed = SampleSeed(3, 1, index)
     plan = planner(
         patch_size=patch_size, max_tokens=900, random=dict(low_tokens=200),
-        drop=dict(rate=0.8, alpha=1.0, beta=1.0),
+        drop=dict(mean=0.4, max_rate=0.8),
     )  # fmt: skip
     clip = (70 + index, 110, 5 + index, 25.0)
-    count, size = plan.plan(*clip, sample_seed=seed)
-    sample = ClipDataSample(
-        metainfo=dict(num_views=1, sample_seed=seed, drop_rate=plan.drop.draw(seed))
-    )
-    item = dict(inputs=torch.zeros(1, 3, count, *size, dtype=torch.uint8), data_samples=sample)
-    packs = pack_clips([item], patch_size=patch_size)['inputs']
+    packs = packed_with(plan, clip, seed, patch_size)
     assert sum(len(p.patches) for p in packs) == plan.num_tokens(*clip, sample_seed=seed)
+
+
+def packed_with(plan, clip, seed, patch_size, **more):
+    """The packs of a clip of (height, width, frames, fps), through the planner's transform."""
+    results = dict(measured=clip, sample_seed=seed, reader=Frames(clip[:2], clip[2]), **more)
+    results = plan.transform(results)
+    count = results['frame_inds'].shape[1]
+    sample = ClipDataSample(
+        metainfo=dict(num_views=1, sample_seed=seed, kept_tokens=results['kept_tokens'])
+    )
+    shape = (1, 3, count, *results['img_shape'])
+    item = dict(inputs=torch.zeros(shape, dtype=torch.uint8), data_samples=sample)
+    return pack_clips([item], patch_size=patch_size)['inputs']
+
+
+@given(st.integers(1, 99), st.integers(1, 1199))
+def test_a_constant_rate_is_packed_as_planned(percent, tokens):
+    """Every rate of 1 to 99 % and length of 1 to 1199 tokens, ties of rounding too."""
+    plan = planner(max_tokens=1200, sampling=dict(num_frames=1), drop=dict(rate=percent / 100))
+    clip, seed = (16, 16 * tokens, 1, 25.0), SampleSeed(0, 0, 0)
+    kept = plan.num_tokens(*clip, sample_seed=seed)
+    size = plan.plan(*clip, sample_seed=seed).size
+    assert abs(kept - size[1] / 16 * (size[0] / 16) * (1 - percent / 100)) <= 0.5 or kept == 1
+    (packed,) = packed_with(plan, clip, seed, 16)
+    assert len(packed.patches) == kept
+
+
+def test_the_tie_of_the_audit():
+    """15 tokens at the rate 0.9: 1.5 is 1.4999... in float64, for planner and pack alike."""
+    plan = planner(max_tokens=15, sampling=dict(num_frames=1), drop=dict(rate=0.9))
+    clip, seed = (16, 16 * 15, 1, 25.0), SampleSeed(0, 0, 0)
+    assert plan.num_tokens(*clip, sample_seed=seed) == 1
+    assert len(packed_with(plan, clip, seed, 16)[0].patches) == 1
+
+
+def dropped(seeds, order, patch_size=16):
+    """{index: [coords of each pack]} of clips of several sizes in one batch."""
+    items = []
+    for number in order:
+        sample = ClipDataSample(
+            metainfo=dict(num_views=1, sample_seed=seeds[number], kept_tokens=(7 + number, 2))
+        )
+        clip = torch.zeros(1, 3, 2 + number, 64, 96, dtype=torch.uint8)
+        items.append(dict(inputs=clip, data_samples=sample))
+    packs = pack_clips(items, patch_size=patch_size)['inputs']
+    return {
+        number: [p.coords[p.segment_ids == place].tolist() for p in packs]
+        for place, number in enumerate(order)
+    }
+
+
+@pytest.mark.parametrize('patch_size', [16, [(1, 16, 16), (2, 32, 32)]])
+def test_which_tokens_fall_does_not_depend_on_the_batch(patch_size):
+    """A clip alone, behind another, in another order, and on another rank: the same tokens."""
+    seeds = [SampleSeed(0, 3, index) for index in (5, 17, 2, 40)]
+    whole = dropped(seeds, [0, 1, 2, 3], patch_size)
+    other = dropped(seeds, [3, 1, 0, 2], patch_size)
+    ranks = dropped(seeds, [2, 0], patch_size) | dropped(seeds, [3, 1], patch_size)
+    for number in range(4):
+        alone = dropped(seeds, [number], patch_size)[number]
+        assert alone == whole[number] == other[number] == ranks[number]
+        assert len(alone[0]) == 7 + number
+    next_epoch = [seed._replace(epoch=4) for seed in seeds]
+    assert dropped(next_epoch, [0], patch_size)[0] != whole[0]
+
+
+@pytest.mark.parametrize(
+    ('mean', 'max_rate', 'below'),
+    [(0.10, 0.4, 0.60), (0.25, 0.4, 0.114), (0.35, 0.4, 0.013), (0.5, 0.9, 0.060)],
+)
+def test_rates_from_beta_are_those_of_the_paper(mean, max_rate, below):
+    """Figure 15a of NaViT prints the share of rates below 0.1; its appendix gives the variance."""
+    dropping = TokenDropping(mean=mean, max_rate=max_rate)
+    share = mean / max_rate
+    law = beta(7 / 3 * share, 7 / 3 * (1 - share))
+    assert law.cdf(0.1 / max_rate) == pytest.approx(below, abs=0.006)
+    assert law.var() == pytest.approx(0.3 * share * (1 - share))
+    rates = np.array([dropping.draw(SampleSeed(0, 0, index)) for index in range(4000)])
+    assert rates.min() >= 0 and rates.max() <= max_rate
+    assert kstest(rates / max_rate, law.cdf).pvalue > 0.001
+
+
+@given(st.integers(0, 400), st.sampled_from(SHAPES), st.booleans())
+@settings(deadline=None)
+def test_a_replacement_is_dropped_once(index, patch_size, constant):
+    """It keeps no more tokens than were planned, and more than if the cap were dropped again."""
+    drop = dict(rate=0.75) if constant else dict(mean=0.6, max_rate=0.9)
+    plan = planner(patch_size=patch_size, max_tokens=900, drop=drop)
+    seed = SampleSeed(3, 1, index)
+    cap = plan.num_tokens(100 + index, 110, 9, 25.0, sample_seed=seed)
+    packs = packed_with(plan, (300, 500, 30, 25.0), seed, patch_size, token_cap=cap)
+    kept = sum(len(p.patches) for p in packs)
+    rate = plan.drop.draw(seed)
+    assert kept <= cap
+    # sizes are whole cells for each of the time steps, so some room may be left, not half of it
+    if cap >= 100:
+        assert kept >= 0.6 * cap
+    again = planner(patch_size=patch_size, max_tokens=900).plan(300, 500, 30, 25.0, token_cap=cap)
+    if rate > 0.5 and cap >= 100:
+        assert tokens_of(*again, patch_shapes(patch_size)) * (1 - rate) < kept
 
 
 class Frames:
@@ -186,7 +284,10 @@ def test_draws_are_a_function_of_the_seed():
         (dict(min_tokens=1569), 'min_tokens=1569 must lie between 1 and max_tokens=1568'),
         (dict(drop=dict(rate=0.5), test_mode=True), 'an evaluation drops nothing'),
         (dict(drop=dict(rate=1.0)), 'rate=1.0 must lie above 0 and below 1'),
-        (dict(drop=dict(rate=0.5, alpha=1.0)), 'come together'),
+        (dict(drop=dict(rate=0.5, alpha=1.0)), 'has no alpha and beta.*rate.*alpha'),
+        (dict(drop=dict(mean=0.5)), r"dict\(mean=0.5, max_rate=0.9\).*got {'mean': 0.5}"),
+        (dict(drop=dict(mean=0.5, max_rate=0.5)), 'mean=0.5 and max_rate=0.5 need 0 < mean < max'),
+        (dict(drop=dict(mean=0.5, max_rate=1.1)), 'max_rate=1.1 need 0 < mean < max_rate <= 1'),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):

@@ -126,12 +126,9 @@ def test_permuted_tokens_land_in_their_cells():
 def test_dropping_keeps_the_stated_number_of_real_tokens_in_order(sizes, seed):
     packed = pack([patchify(image, (1, 8, 8)) for image in pictures(sizes)])
     generator = torch.Generator().manual_seed(seed)
-    rates = torch.rand(len(sizes), generator=generator)
-    kept = drop_tokens(packed, rates, generator=generator)
-    assert kept.lengths.tolist() == [
-        max(1, round(n * (1 - r)))
-        for n, r in zip(packed.lengths.tolist(), rates.double().tolist(), strict=True)
-    ]
+    wanted = (packed.lengths * torch.rand(len(sizes), generator=generator)).long() + 1
+    kept = drop_tokens(packed, wanted, generator=generator)
+    assert torch.equal(kept.lengths, wanted)
     assert torch.equal(torch.bincount(kept.segment_ids, minlength=len(sizes)), kept.lengths)
     assert torch.equal(kept.grids, packed.grids)
     for index in range(len(sizes)):
@@ -154,18 +151,29 @@ def test_dropping_is_uniform_over_the_tokens():
     counts = torch.zeros(16)
     for seed in range(2000):
         kept = drop_tokens(
-            packed, torch.tensor([0.5, 0.25]), generator=torch.Generator().manual_seed(seed)
+            packed, torch.tensor([2, 9]), generator=torch.Generator().manual_seed(seed)
         )
         counts[kept.coords[:, 2] + 4 * kept.segment_ids] += 1
     assert (counts[:4] / 2000 - 0.5).abs().max() < 0.05
     assert (counts[4:] / 2000 - 0.75).abs().max() < 0.05
 
 
-@pytest.mark.parametrize('rates', [[0.5], [0.5, 1.0], [0.5, -0.1], [0.5, float('nan')]])
-def test_wrong_rates_are_refused(rates):
-    packed = pack([patchify(torch.zeros(3, 8, 8), (1, 8, 8))] * 2)
-    with pytest.raises(ValueError, match='rates must be 2 numbers'):
-        drop_tokens(packed, torch.tensor(rates))
+def test_tokens_of_the_lowest_scores_stay():
+    packed = pack([patchify(torch.zeros(3, 8, 8 * n), (1, 8, 8)) for n in (4, 3)])
+    scores = torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.99, 0.0], dtype=torch.float64)
+    kept = drop_tokens(packed, torch.tensor([3, 1]), scores=scores)
+    assert kept.coords[:, 2].tolist() == [1, 2, 3, 2]
+    assert kept.segment_ids.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize('kept', [[1], [1, 0], [1, -1], [2, 5], [0.5, 0.5]])
+def test_wrong_counts_are_refused(kept):
+    packed = pack([patchify(torch.zeros(3, 8, 8 * n), (1, 8, 8)) for n in (2, 4)])
+    with pytest.raises(
+        ValueError, match=r'kept must hold 2 whole numbers .* \[2, 4\]: got'
+    ) as error:
+        drop_tokens(packed, torch.tensor(kept))
+    assert str(error.value).endswith(str(torch.tensor(kept).tolist()))
 
 
 def test_packs_of_two_patch_shapes_are_refused():

@@ -51,8 +51,9 @@ class ClipToTokenBudget(BaseTransform):
     limits (its code has 576 and 16384). With `native`, the same without the lower limit, a clip is
     scaled up only as far as its short side lacks a cell. `random`, the fields of `RandomTokens`,
     draws the budget of each clip; `drop`, the fields of `TokenDropping`, the share of its tokens
-    that is dropped. `square=True` squashes it to squares, the control arm of a comparison. A
-    picture is a clip of one frame and needs no other transform.
+    that is dropped. How many tokens of each patch shape stay is decided here, as `kept_tokens`, for
+    the sampler and `pack_clips` alike. `square=True` squashes it to squares, the control arm of a
+    comparison. A picture is a clip of one frame and needs no other transform.
 
     Draws come from `sample_seed`; with `test_mode` frames are spread evenly. `num_clips` views are
     taken in time, and with `crops=3` three squares of the short side along the long one of each;
@@ -136,10 +137,23 @@ class ClipToTokenBudget(BaseTransform):
         sample_seed: SampleSeed | None = None,
         token_cap: int | None = None,
     ) -> ClipPlan:
-        """What will be seen of a clip of `frames` frames of `h` x `w` pixels."""
+        """Plan the frames and the size of a clip of `frames` frames of `h` x `w` pixels.
+
+        With `token_cap` a view keeps at most so many tokens after dropping.
+        """
         budget = self._budget(sample_seed)
-        if token_cap is not None:
-            budget = min(budget, token_cap)
+        if token_cap is None:
+            return self._plan(h, w, frames, fps, budget)
+        rate = self._drop_rate(sample_seed)
+        if rate < 1:  # more would stay than the cap, whatever the rounding
+            budget = min(budget, int((token_cap + len(self.patch_shapes)) / (1 - rate)) + 1)
+        plan = self._plan(h, w, frames, fps, budget)
+        while budget > 1 and sum(self._kept(plan, rate)) > token_cap:
+            budget -= 1
+            plan = self._plan(h, w, frames, fps, budget)
+        return plan
+
+    def _plan(self, h: int, w: int, frames: int, fps: float, budget: int) -> ClipPlan:
         count = self.sampling.count(frames, fps)
         while count > 1 and budget // self._cost(count) < self.min_cells:
             count -= 1
@@ -157,6 +171,16 @@ class ClipToTokenBudget(BaseTransform):
         )
         return ClipPlan(count, size)
 
+    def _kept(self, plan: ClipPlan, rate: float) -> list[int]:
+        """The tokens of each patch shape that stay of a view."""
+        count, (h, w) = plan
+        return [
+            kept_tokens(-(-count // t) * (h // p) * (w // q), rate) for t, p, q in self.patch_shapes
+        ]
+
+    def _drop_rate(self, sample_seed: SampleSeed | None) -> float:
+        return 0.0 if self.drop is None else self.drop.draw(_known(sample_seed))
+
     def _cost(self, frames: int) -> int:
         """The tokens of so many frames of one cell."""
         return sum(
@@ -168,14 +192,9 @@ class ClipToTokenBudget(BaseTransform):
         return self.plan(*size, sample_seed=sample_seed).size
 
     def num_tokens(self, *size: Any, sample_seed: SampleSeed | None = None) -> int:
-        """The tokens that a clip of these `size_fields` will have, in each view."""
-        count, (h, w) = self.plan(*size, sample_seed=sample_seed)
-        if self.drop is None:
-            return self._cost(count) * (h // self.cell) * (w // self.cell)
-        rate = self.drop.draw(_known(sample_seed))
-        return sum(
-            kept_tokens(-(-count // t) * (h // p) * (w // q), rate) for t, p, q in self.patch_shapes
-        )
+        """Return the tokens that each view of a clip of these `size_fields` will have."""
+        plan = self.plan(*size, sample_seed=sample_seed)
+        return sum(self._kept(plan, self._drop_rate(sample_seed)))
 
     def _budget(self, sample_seed: SampleSeed | None) -> int:
         if self.random is None:
@@ -190,8 +209,6 @@ class ClipToTokenBudget(BaseTransform):
         generator = None
         if not self.test_mode:
             generator = _known(seed).generator('frames')
-        if self.drop is not None:
-            results['drop_rate'] = self.drop.draw(_known(seed))
         results['frame_inds'] = self.sampling.indices(
             min(count, len(results['reader'].times)),
             results['reader'].times,
@@ -199,6 +216,9 @@ class ClipToTokenBudget(BaseTransform):
             num_clips=self.num_clips,
             generator=generator,
         )
+        if self.drop is not None:
+            seen = ClipPlan(results['frame_inds'].shape[1], size)
+            results['kept_tokens'] = tuple(self._kept(seen, self._drop_rate(seed)))
         results['img_shape'] = size
         results['patch_shapes'] = self.patch_shapes
         results['crops'] = self.crops

@@ -421,7 +421,7 @@ class PackClipInputs(BaseTransform):
 
     META: ClassVar[tuple[str, ...]] = (
         'video_path', 'frame_dir', 'img_path', 'ori_shape', 'img_shape', 'frame_inds', 'measured',
-        'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'drop_rate', 'patch_shapes',
+        'num_views', 'flip', 'sample_idx', 'sample_seed', 'bad', 'kept_tokens', 'patch_shapes',
         'group',
     )  # fmt: skip
 

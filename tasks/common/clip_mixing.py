@@ -23,6 +23,9 @@ class ClipMixing:
     al. 2019) puts a box of whole patches of the partner in the place of the clip's, over all its
     time, and counts classes by the share of patches. 0 leaves one out; where both are on, `switch`
     is the share of CutMix. `interpolation` is the filter of `resize_image` for partners.
+
+    Unlike all other draws, these depend on the batch: a clip's partner is another one of the same
+    batch and rank, and the draws are seeded by the first clip of the batch.
     """
 
     mixup: float = 0.0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.registry import FUNCTIONS
 from torch import Tensor
@@ -15,6 +16,7 @@ from navit_backbone.vit import patch_shapes, shape_name
 
 from .clip_budget import cell_of
 from .clip_mixing import ClipMixing
+from .clip_sample import ClipDataSample
 from .sample import SampleSeed
 
 
@@ -28,8 +30,9 @@ def pack_clips(
     """Collate samples of `PackClipInputs`: `inputs` a list of packs, one for each patch shape.
 
     All views of a sample are examples of their own, one after the other. `patch_size` is the
-    model's; `mixing`, the fields of `ClipMixing`, mixes clips and their classes. Tokens are dropped
-    here, at the rate that the sample's `drop_rate` says. Draws depend on the samples' seeds alone.
+    model's. Tokens are dropped here, down to the sample's `kept_tokens` of each patch shape; which
+    ones depends on the sample's own seed alone, not on the rest of the batch. `mixing`, the fields
+    of `ClipMixing`, mixes clips of the batch and their classes; that does depend on the batch.
     """
     shapes = patch_shapes(patch_size)
     clips = [item['inputs'] for item in batch]
@@ -50,18 +53,30 @@ def pack_clips(
             )
     if mixing is not None:
         clips = ClipMixing.of(mixing)(clips, samples, cell)
-    rates = [sample.get('drop_rate', 0.0) for sample in samples for _ in range(sample.num_views)]
-    generator = None
-    if any(rates):
-        generator = torch.Generator()
-        generator.manual_seed(int(SampleSeed(*samples[0].sample_seed).words('drop', 1)[0]))
-    packs = []
-    for shape in shapes:
-        packed = pack([patchify(view, shape) for clip in clips for view in clip])
-        if generator is not None:
-            packed = drop_tokens(packed, torch.tensor(rates), generator=generator)
-        packs.append(packed)
+    packs = [pack([patchify(view, shape) for clip in clips for view in clip]) for shape in shapes]
+    if any('kept_tokens' in sample for sample in samples):
+        packs = _dropped(packs, samples)
     return dict(inputs=packs, data_samples=samples)
+
+
+def _dropped(
+    packs: Sequence[PackedPatches], samples: Sequence[ClipDataSample]
+) -> list[PackedPatches]:
+    """Drop the tokens that each sample loses, by scores from its own seed."""
+    views = [sample for sample in samples for _ in range(sample.num_views)]
+    draws = [SampleSeed(*sample.sample_seed).generator('drop') for sample in samples]
+    per_view = [draw for draw, s in zip(draws, samples, strict=True) for _ in range(s.num_views)]
+    dropped = []
+    for number, packed in enumerate(packs):
+        lengths = packed.lengths.tolist()
+        kept = [
+            sample.kept_tokens[number] if 'kept_tokens' in sample else length
+            for sample, length in zip(views, lengths, strict=True)
+        ]
+        scores = [draw.random(length) for draw, length in zip(per_view, lengths, strict=True)]
+        scores_T = torch.from_numpy(np.concatenate(scores))
+        dropped.append(drop_tokens(packed, torch.tensor(kept), scores=scores_T))
+    return dropped
 
 
 def _named(shapes: Sequence[PatchShape]) -> str:

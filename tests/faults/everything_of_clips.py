@@ -47,7 +47,7 @@ train_pipeline = [
         patch_size=16,
         sampling=dict(kind='fps', num_frames=8, fps=5),
         random=dict(low_tokens=16),
-        drop=dict(rate=0.5, alpha=1.0, beta=1.0),
+        drop=dict(mean=0.25, max_rate=0.5),
     ),
     dict(type='LoadFrames'),
     dict(type='ClipFlip', swap={'left': 'right', 'clockwise': 'anticlockwise'}),
