@@ -91,7 +91,7 @@ def test_a_config_that_fits_has_no_problem(healthy):
         ({'model.decode_head.in_stride': 32}, 'model.decode_head.in_stride', '32, but'),
         ({'model.data_preprocessor.seg_pad_val': 0}, 'ignore_index', 'padded with 0'),
         (
-            {'model.decode_head.loss_decode.avg_non_ignore': False},
+            {'model.decode_head.loss_decode.type': 'CrossEntropyLoss'},
             'model.decode_head.loss_decode',
             'over ignored pixels too',
         ),

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from navit_backbone.tasks.common.classes import follow_classes, override
+from navit_backbone.tasks.segmentation.losses import NaViTCrossEntropyLoss
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 STOCK = ROOT / 'segmentation/upernet_vit-ti_20e_clothing_crops.py'  # mmseg's own ViT
@@ -184,7 +185,7 @@ def test_norms_and_losses_do_not_see_padding(path):
     assert not [name for name, module in model.named_modules() if isinstance(module, wrong)]
     if path.stem.startswith('mask2former'):
         return  # its loss is of classes of queries and of points within masks
-    assert model.decode_head.loss_decode.avg_non_ignore
+    assert isinstance(model.decode_head.loss_decode, NaViTCrossEntropyLoss)
     assert model.data_preprocessor.seg_pad_val == model.decode_head.ignore_index
 
 

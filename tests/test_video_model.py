@@ -1,5 +1,7 @@
 """The classifier: a batch of mixed clips equals its clips alone; losses are plain maths."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,11 +104,58 @@ def test_several_classes_at_once():
         item['data_samples'].gt_score[3] = 1.0
     data = prepared(model, items)
     target = torch.stack([item['data_samples'].gt_score for item in items])
-    logits = model.head(model(**data, mode='tensor')).float()
-    expected = F.binary_cross_entropy_with_logits(logits, target)
-    assert model(**data, mode='loss')['loss_cls'].item() == pytest.approx(expected.item(), abs=1e-6)
+    logits = model.head(model(**data, mode='tensor'))
+    # the sum over the classes, the mean over the clips (sigmoid cross entropy, written out)
+    p = 1 / (1 + torch.exp(-logits))
+    expected = -(target * p.log() + (1 - target) * (1 - p).log()).sum(1).mean()
+    assert model(**data, mode='loss')['loss_cls'].item() == pytest.approx(expected.item(), abs=1e-9)
     scores = model(**data, mode='predict')[0].pred_score
-    assert torch.allclose(scores, logits[0].sigmoid())
+    assert torch.allclose(scores.double(), logits[0].sigmoid(), atol=1e-6)
+
+
+def test_a_sigmoid_starts_far_below_zero():
+    """At the start each class has the score sigmoid(-10), whatever the clip."""
+    head = MODELS.build(
+        dict(type='NaViTClipHead', num_classes=500, in_channels=8, multi_label=True)
+    )
+    head.init_weights()
+    sample = clip_samples(SIZES[:1], num_classes=500)[0]['data_samples']
+    logits = head(torch.randn(1, 8))
+    assert (logits == -10).all()
+    loss = head.loss(torch.randn(1, 8), [sample])['loss_cls'].item()
+    # one class of 500 is missed; with biases at 0 the start would cost 500 ln 2 = 347
+    assert loss == pytest.approx(math.log1p(math.exp(10)) + 499 * math.log1p(math.exp(-10)), 1e-4)
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_smoothing_spreads_its_share_over_all_classes(multi_label):
+    """The loss is lowest where a class has 1 - s + s / C, the others s / C each."""
+    head = MODELS.build(
+        dict(
+            type='NaViTClipHead', num_classes=5, in_channels=2, multi_label=multi_label,
+            label_smoothing=0.2,
+        )
+    )  # fmt: skip
+    sample = clip_samples(SIZES[:1], num_classes=5)[0]['data_samples']
+    best = torch.tensor([0.84, 0.04, 0.04, 0.04, 0.04], dtype=torch.float64)
+    logits = (best.logit() if multi_label else best.log()).requires_grad_()
+    head.forward = lambda vectors: logits[None]
+    loss = head.loss(torch.zeros(1, 2), [sample])['loss_cls']
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_top1_is_logged_where_a_clip_has_one_class():
+    model, items = classifier(multi_label=True), clip_samples()
+    items[0]['data_samples'].gt_label = torch.tensor([0, 3])
+    data = prepared(model, items)
+    logits = model.head(model(**data, mode='tensor'))
+    labels = torch.tensor([i % 4 for i in range(len(SIZES))])
+    expected = (logits.argmax(1) == labels)[1:].double().mean().item()
+    assert model(**data, mode='loss')['top1_acc'].item() == pytest.approx(expected)
+    for item in items:
+        item['data_samples'].gt_label = torch.tensor([0, 3])
+    assert set(model(**prepared(model, items), mode='loss')) == {'loss_cls'}
 
 
 @pytest.mark.parametrize('average', ['prob', 'score'])

@@ -84,7 +84,7 @@ def _head(name: str, head: Any, model: nn.Module, maps: Maps) -> Iterator[Findin
                 found='',
                 problem='averages over ignored pixels too, so the more padding a batch has, the '
                 'smaller is its loss',
-                fix=f'set {name}.loss_decode.avg_non_ignore=True',
+                fix=f"set {name}.loss_decode.type='NaViTCrossEntropyLoss', or avg_non_ignore=True there",
             )
 
 

@@ -33,7 +33,7 @@ model = dict(
         in_channels=768,
         in_stride=16,
         num_classes=19,
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+        loss_decode=dict(type='NaViTCrossEntropyLoss'),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -44,7 +44,7 @@ num_steps = max_epochs * _base_.steps_per_epoch
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=26)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.0005, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

@@ -104,7 +104,7 @@ num_steps = max_epochs * _base_.steps_per_epoch
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=16)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.0001, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

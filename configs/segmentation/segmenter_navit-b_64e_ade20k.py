@@ -36,7 +36,7 @@ model = dict(
         num_layers=2,
         num_heads=12,
         num_classes=150,
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+        loss_decode=dict(type='NaViTCrossEntropyLoss'),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -47,7 +47,7 @@ num_steps = max_epochs * _base_.steps_per_epoch
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=8)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.0005, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

@@ -32,7 +32,7 @@ model = dict(
         num_layers=2,
         num_heads=3,
         num_classes=6,
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+        loss_decode=dict(type='NaViTCrossEntropyLoss'),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -78,7 +78,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=5)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
 )

@@ -44,7 +44,7 @@ model = dict(
         dropout_ratio=0.1,
         num_classes=150,
         norm_cfg=dict(type='LayerNorm2d', eps=1e-6),
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+        loss_decode=dict(type='NaViTCrossEntropyLoss'),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -55,7 +55,7 @@ num_steps = max_epochs * _base_.steps_per_epoch
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=16)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.0001, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

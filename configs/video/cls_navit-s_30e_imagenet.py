@@ -83,7 +83,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=1)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

@@ -72,7 +72,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=5)
 
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='ExampleMeanOptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     constructor='LayerDecayOptimWrapperConstructor',

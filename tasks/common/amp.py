@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+
+from .example_mean import ExampleMeanOptimWrapper
 
 # mmcv's compiled operations (focal loss, NMS, RoIAlign, deformable attention) take no bfloat16, and
 # a loss deserves its digits
@@ -17,7 +18,7 @@ _WIDE = ('Loss', 'RPNHead', 'RoIExtractor', 'MultiScaleDeformableAttention')
 
 
 @OPTIM_WRAPPERS.register_module()
-class BFloat16OptimWrapper(OptimWrapper):
+class BFloat16OptimWrapper(ExampleMeanOptimWrapper):
     """Forward and loss under bfloat16 autocast; weights, gradients and optimizer stay float32.
 
     bfloat16 has the range of float32, so losses are not scaled. Unlike mmengine's AmpOptimWrapper,

@@ -21,8 +21,8 @@ from .wording import few
 class ClassCheckHook(Hook):
     """Refuse a model that counts other classes than the data has, and splits that do not fit.
 
-    Splits have to agree in their classes and share no group. So is a test, or a resumed training, on
-    data that gives the classes of the checkpoint's training other numbers.
+    Splits have to agree in their classes and share no group. A test, or a resumed training, on data
+    that gives the classes of the checkpoint's training other numbers is refused too.
     """
 
     def __init__(self) -> None:

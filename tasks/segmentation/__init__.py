@@ -3,7 +3,17 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import data, head, label_check, metric, mixed_sizes, model, overlay_hook, preprocessor
+from . import (
+    data,
+    head,
+    label_check,
+    losses,
+    metric,
+    mixed_sizes,
+    model,
+    overlay_hook,
+    preprocessor,
+)
 
 __all__ = [
     'backbone',
@@ -11,6 +21,7 @@ __all__ = [
     'data',
     'head',
     'label_check',
+    'losses',
     'metric',
     'mixed_sizes',
     'model',

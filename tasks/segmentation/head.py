@@ -24,7 +24,8 @@ class TokenHead(BaseDecodeHead):
     whole map is picture. With a list of `in_index` their channels are joined. Cells outside a
     picture repeat its nearest logits, since mmseg resizes the whole canvas: within the picture the
     resized logits are then those of the picture alone (design: batch of N equals N singles).
-    Arguments besides `in_stride` are those of mmseg's `BaseDecodeHead`.
+    Arguments besides `in_stride` are those of mmseg's `BaseDecodeHead`; the loss, if not given, is
+    `NaViTCrossEntropyLoss`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TokenHead(BaseDecodeHead):
                 f'{type(self).__name__}: align_corners=True stretches a picture by the canvas that '
                 'it lies on, and a batch would not give what its pictures give: leave it out'
             )
+        kwargs.setdefault('loss_decode', dict(type='NaViTCrossEntropyLoss'))
         super().__init__(
             in_channels, input_transform='resize_concat' if several else None, **kwargs
         )

@@ -12,17 +12,24 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..common.clip_sample import ClipDataSample
+from ..common.example_mean import mean_over_ranks
 
 _Average = Literal['prob', 'score']
+_SIGMOID_BIAS = -10.0
 
 
 @MODELS.register_module()
 class NaViTClipHead(BaseModule):
     """Dropout and one linear layer; softmax over classes, or with `multi_label` a sigmoid of each.
 
-    The loss is the cross entropy against `gt_score`, which mixing shares out over classes, with
-    `label_smoothing`. The scores of a clip's views are averaged as probabilities ('prob') or as
-    logits ('score').
+    The loss is the cross entropy against `gt_score`, which mixing shares out over classes: its mean
+    over the clips of all ranks. With `multi_label` a clip's loss is the sum over its classes, the
+    weights start at zero and the biases at -10, so that a start on many classes costs next to
+    nothing (Beyer et al. 2020, "Are we done with ImageNet?"; Zhai et al. 2022).
+
+    `label_smoothing` s turns a target y of C classes into ``y (1 - s) + s / C``, with softmax and
+    sigmoid alike: the classes that a clip does not show get s / C each, s in all, whatever C is.
+    The scores of a clip's views are averaged as probabilities ('prob') or as logits ('score').
     """
 
     def __init__(
@@ -49,8 +56,12 @@ class NaViTClipHead(BaseModule):
         self.init_std = init_std
 
     def init_weights(self) -> None:
-        nn.init.trunc_normal_(self.fc.weight, std=self.init_std)
-        nn.init.zeros_(self.fc.bias)
+        if self.multi_label:
+            nn.init.zeros_(self.fc.weight)
+            nn.init.constant_(self.fc.bias, _SIGMOID_BIAS)
+        else:
+            nn.init.trunc_normal_(self.fc.weight, std=self.init_std)
+            nn.init.zeros_(self.fc.bias)
         super().init_weights()
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -59,16 +70,22 @@ class NaViTClipHead(BaseModule):
         return logits
 
     def loss(self, vectors: Tensor, samples: Sequence[ClipDataSample]) -> dict[str, Tensor]:
-        """The loss, and with one class a clip how often it is the highest."""
-        logits = self(vectors).float()
+        """Return `loss_cls`, and `top1_acc` over the clips of one class, if there are any."""
+        logits = self(vectors)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         target = torch.stack([sample.gt_score for sample in samples]).to(logits)
         smooth = self.label_smoothing
-        if self.multi_label:
-            wanted = target * (1 - smooth) + smooth / 2
-            return {'loss_cls': F.binary_cross_entropy_with_logits(logits, wanted)}
         wanted = target * (1 - smooth) + smooth / self.num_classes
-        right = (logits.argmax(1) == target.argmax(1)).float().mean()
-        return {'loss_cls': F.cross_entropy(logits, wanted), 'top1_acc': right.detach()}
+        if self.multi_label:
+            total = F.binary_cross_entropy_with_logits(logits, wanted, reduction='sum')
+        else:
+            total = F.cross_entropy(logits, wanted, reduction='sum')
+        losses = {'loss_cls': mean_over_ranks(total, len(samples))}
+        single = [i for i, sample in enumerate(samples) if len(sample.gt_label) == 1]
+        if single:
+            right = logits[single].argmax(1) == target[single].argmax(1)
+            losses['top1_acc'] = right.float().mean().detach()
+        return losses
 
     def predict(
         self, vectors: Tensor, samples: list[ClipDataSample], num_views: Sequence[int]
