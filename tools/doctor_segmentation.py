@@ -84,7 +84,8 @@ def _head(name: str, head: Any, model: nn.Module, maps: Maps) -> Iterator[Findin
                 found='',
                 problem='averages over ignored pixels too, so the more padding a batch has, the '
                 'smaller is its loss',
-                fix=f"set {name}.loss_decode.type='NaViTCrossEntropyLoss', or avg_non_ignore=True there",
+                fix=f"set {name}.loss_decode=dict(type='NaViTCrossEntropyLoss'), or its "
+                'avg_non_ignore=True',
             )
 
 
