@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.registry import TRANSFORMS
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS, DefaultScope
 from PIL import Image
 
 from navit_backbone.tasks.common.clip_budget import ClipToTokenBudget, LoadFrames
@@ -438,3 +439,22 @@ def test_no_module_resizes_images_by_itself():
         if calls.search(path.read_text())
     }
     assert found == {'resampling.py'}
+
+
+@pytest.mark.parametrize(
+    'kind, config',
+    [
+        ('mmdet.apis:DetInferencer', 'detection/retinanet_navit-ti_20e_raccoon.py'),
+        ('mmseg.apis:MMSegInferencer', 'segmentation/linear_navit-ti_20e_clothing.py'),
+    ],
+)
+def test_stock_inferencers_show_images_antialiased(kind, config):
+    module, name = kind.split(':')
+    inferencer = getattr(pytest.importorskip(module), name)
+    cfg = Config.fromfile(Path(__file__).resolve().parents[1] / 'configs' / config)
+    cfg.test_dataloader.dataset.pipeline[1].max_tokens = 784
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        pipeline = inferencer.__new__(inferencer)._init_pipeline(cfg)
+        shown = pipeline(striped())['inputs']
+    assert tuple(shown.shape) == (3, 384, 512)
+    assert shown.float().mean().item() == pytest.approx(255 / 8, rel=0.01)
