@@ -88,7 +88,7 @@ def _number_names(places: dict[str, str]) -> tuple[str, ...]:
 class NaViTClipDataset(SeededSamples, BaseDataset):
     """Clips with the classes that they show; `kind` says what a clip is.
 
-    ``videos``    a file of any format that decord or PyAV reads
+    ``videos``    a file of any format that FFmpeg reads
     ``frames``    a folder of pictures, in the order of the numbers in their names
     ``pictures``  a picture: a clip of one frame
 
@@ -389,11 +389,15 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         return results
 
 
-def open_clip(kind: Kind, file: str, *, num_frames: int | None = None) -> ClipReader:
-    """The reader of a clip; of a folder that should have `num_frames` frames."""
+def open_clip(
+    kind: Kind, file: str, *, num_frames: int | None = None, fps: float | None = None
+) -> ClipReader:
+    """Return the reader of a clip; `num_frames` and `fps` are those a list states of a folder."""
     if kind == 'videos':
         return open_video(file)
-    return FrameFolder(file, num_frames=num_frames) if kind == 'frames' else Picture(file)
+    if kind == 'frames':
+        return FrameFolder(file, num_frames=num_frames, fps=fps)
+    return Picture(file)
 
 
 @TRANSFORMS.register_module()
@@ -407,7 +411,8 @@ class LoadClip(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         kind = next(kind for kind, key in _KEYS.items() if key in results)
-        reader = open_clip(kind, results[_KEYS[kind]], num_frames=results.get('num_frames'))
+        stated = {key: results.get(key) for key in ('num_frames', 'fps')}
+        reader = open_clip(kind, results[_KEYS[kind]], **stated)
         if 'measured' not in results:
             results['measured'] = (*reader.size, reader.num_frames, reader.fps)
         results['reader'] = reader

@@ -145,7 +145,10 @@ class SeededSamples:
         return None if size is None else [size]
 
     def complete_sizes(self) -> None:
-        """Scan the files whose records lack a size; on several ranks all have to call this."""
+        """Scan the files whose records lack a size, which keep the fields that they state.
+
+        On several ranks all have to call this.
+        """
         planner = find_planner(self.pipeline.transforms)  # type: ignore[attr-defined]
         if planner is None:
             return
@@ -155,7 +158,8 @@ class SeededSamples:
         lacking = np.flatnonzero(np.isnan(self._sizes).any(axis=1)).tolist()
         files = [file_of(self.get_data_info(i)) for i in lacking]  # type: ignore[attr-defined]
         for i, size in zip(lacking, scan(files, measure=self.measure), strict=True):
-            self._sizes[i] = np.nan if size is None else size
+            row = self._sizes[i]
+            self._sizes[i] = np.nan if size is None else np.where(np.isnan(row), size, row)
 
     def _size_of(self, index: int, fields: Sequence[str]) -> Measured | None:
         if self._sizes is not None and len(self._sizes) == len(self):  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ class FrameSampling:
     ``uniform``  `num_frames` over the whole clip: one of each of as many equal parts (TSN).
     ``strided``  `num_frames`, each `interval` frames after the one before (SlowFast's "32 x 2").
     ``dense``    `num_frames` evenly in a window of `window` frames (I3D, TSM).
-    ``fps``      `fps` frames a second by the clip's own times, `num_frames` at most: clips of
-                 different length and rate give different numbers.
+    ``fps``      `fps` frames a second by the clip's own times, at most the clip's own rate and
+                 `num_frames` in all: clips of different length give different numbers.
 
     In training a draw decides which frame of each part, or where the window begins; in testing it
     is the middle one, or with several clips evenly spread ones.
@@ -94,7 +94,7 @@ class FrameSampling:
         else:
             shares = generator.random(num_clips)
         if self.kind == 'fps':
-            return self._by_time(count, times, shares)
+            return self._by_time(count, times, min(self.fps or fps, fps), shares)
         step = self.step(fps)
         free = max(len(times) - 1 - math.floor((count - 1) * step), 0)  # starts beside the first
         starts = np.minimum(np.floor(shares * (free + 1)), free).astype(np.int64)
@@ -112,11 +112,24 @@ class FrameSampling:
         places = (np.arange(count) + within) * frames / count
         return np.clip(np.floor(places).astype(np.int64), 0, frames - 1)
 
-    def _by_time(self, count: int, times: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """The frame that is shown at each moment."""
-        assert self.fps is not None, "kind='fps' has it"
-        span = (count - 1) / self.fps
-        starts = shares * max(float(times[-1]) - span, 0.0)
-        moments = starts[:, None] + np.arange(count) / self.fps
+    def _by_time(
+        self, count: int, times: np.ndarray, rate: float, shares: np.ndarray
+    ) -> np.ndarray:
+        """Return the frame shown at each moment; of a frame shown at several, its neighbours too."""
+        starts = shares * max(float(times[-1]) - (count - 1) / rate, 0.0)
+        moments = starts[:, None] + np.arange(count) / rate
         shown = np.searchsorted(times, moments + _TOLERANCE, side='right') - 1
-        return np.clip(shown, 0, len(times) - 1)
+        return _strictly_rising(shown, len(times))
+
+
+def _strictly_rising(indices: np.ndarray, length: int) -> np.ndarray:
+    """Return the strictly rising rows [rows, count] below `length` nearest to rows that rise.
+
+    Indices rise strictly where index minus place never falls. The mean of the highest value up to
+    each place and the lowest from there on never falls, and has the smallest largest change.
+    """
+    count = indices.shape[1]
+    free = indices - np.arange(count)
+    highest = np.maximum.accumulate(free, axis=1)
+    lowest = np.minimum.accumulate(free[:, ::-1], axis=1)[:, ::-1]
+    return np.clip((highest + lowest) // 2, 0, length - count) + np.arange(count)

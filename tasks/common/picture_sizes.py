@@ -30,6 +30,7 @@ PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '
 Measured = tuple[float, ...]  # what a size planner's `size_fields` name
 _ORIENTATION = 0x0112  # the EXIF tag
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_VERSION = 2  # of the values that are measured: caches of other versions are not read
 _NUM_THREADS = 16  # they wait for the disk most of the time
 # Pillow raises SyntaxError on a broken PNG
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -89,7 +90,8 @@ def default_cache(files: Sequence[str], measure: Callable[[str], Measured]) -> P
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     key = hashlib.sha256(folder.encode()).hexdigest()[:16]
     caches = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return caches / 'navit_backbone' / f'{measure.__name__}_{Path(folder).name}_{key}.json'
+    name = f'{measure.__name__}_v{_VERSION}_{Path(folder).name}_{key}.json'
+    return caches / 'navit_backbone' / name
 
 
 def _scan(

@@ -1,13 +1,14 @@
-"""Clips from files: only the frames that are asked for, upright, with the time of each.
+"""Read clips from videos, folders of frames and images: only the frames asked for, as shown.
 
-decord reads first; what it cannot read, PyAV does. A folder of frames and a single picture are
-clips too.
+PyAV decodes videos. Frames are numbered in order of presentation, turned upright, and their pixels
+made square.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,166 +16,236 @@ from typing import Any, Protocol
 import av
 import av.error
 import cv2
-import decord
 import numpy as np
 
 from .folders import visible
+from .frame_table import (
+    ASSUMED_FPS,
+    UnreadableVideoError,
+    read_frame_table,
+    video_stream,
+)
 from .picture_sizes import PICTURE_SUFFIXES, Measured, picture_size
 
-# Of the files that are taken for clips where a folder is searched.
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.webm', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv')
-_ASSUMED_FPS = 25.0  # of what does not say
-
-
-class UnreadableVideoError(ValueError):
-    """A file that no reader can read; the message names it, and says why."""
+# Suffixes of the files taken for clips when a folder is searched.
+VIDEO_SUFFIXES = (
+    '.mp4', '.avi', '.mkv', '.webm', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ts', '.mts',
+    '.m2ts', '.vob', '.3gp', '.ogv',
+)  # fmt: skip
 
 
 class ClipReader(Protocol):
-    """What all readers give. Sizes are (height, width) of the frames as they are shown."""
+    """Interface of the readers. Sizes are (height, width) of the frames as shown."""
 
     num_frames: int
     fps: float
     size: tuple[int, int]
-    times: np.ndarray  # [num_frames] seconds from the start at which each frame appears
+    times: np.ndarray  # [num_frames] seconds after the first frame at which each is shown, rising
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames [len(indices), h, w, 3] RGB, in the order asked for, some of them repeatedly."""
+        """Return frames [len(indices), h, w, 3] RGB uint8, in the order of `indices`."""
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield every frame [h, w, 3] RGB uint8 in order of presentation."""
 
 
-def open_video(file: str) -> ClipReader:
-    """The reader of a video file; raise UnreadableVideoError, with the reason."""
+def open_video(file: str) -> PyAVReader:
+    """Return the reader of a video file; raise UnreadableVideoError with the reason."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f'{file}: there is no such file')
     if not os.path.getsize(file):
         raise UnreadableVideoError(f'{file}: the file is empty')
-    try:
-        return DecordReader(file)
-    except UnreadableVideoError:
-        pass  # what PyAV says of it is clearer
-    try:
-        return PyAVReader(file)
-    except UnreadableVideoError as error:
-        raise UnreadableVideoError(f'{file}: {error}') from error
-
-
-class DecordReader:
-    """A video by decord, with one decoding thread: workers share the cores out already."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        decord.logging.set_level(decord.logging.QUIET)  # its faults come as exceptions too
-        self._video = self._try(lambda: decord.VideoReader(file, num_threads=1))
-        self.num_frames = len(self._video)
-        if not self.num_frames:
-            raise UnreadableVideoError('decord: no frames')
-        self.fps = float(self._video.get_avg_fps()) or _ASSUMED_FPS
-
-    @cached_property
-    def size(self) -> tuple[int, int]:
-        # Of a frame: decord does not say how it turns them. Decoded where the size is asked for.
-        return self.read([0]).shape[1:3]
-
-    @cached_property
-    def times(self) -> np.ndarray:
-        stamps = self._video.get_frame_timestamp(range(self.num_frames))[:, 0]
-        return np.asarray(stamps - stamps[0], dtype=np.float64)
-
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        wanted, places = np.unique(np.asarray(indices), return_inverse=True)
-        try:
-            frames = self._try(lambda: self._video.get_batch(wanted).asnumpy())
-            if frames.shape[3] != 3:
-                # decord 3.4 takes the padding of rows for a fourth channel at some widths, as 96
-                raise UnreadableVideoError(f'decord: frames of shape {frames.shape}')
-        except UnreadableVideoError as error:
-            try:
-                return PyAVReader(self.file).read(indices)
-            except UnreadableVideoError as second:
-                raise UnreadableVideoError(f'{self.file}: {error}; {second}') from second
-        in_order = len(places) == len(wanted) and bool((np.diff(places) == 1).all())
-        return np.asarray(frames if in_order else frames[places])  # a copy is 100 MB in full HD
-
-    def _try(self, call: Any) -> Any:
-        try:
-            return call()
-        except (RuntimeError, IndexError, decord.DECORDError) as error:
-            raise UnreadableVideoError(f'decord: {_line(error)}') from error
+    return PyAVReader(file)
 
 
 class PyAVReader:
-    """A video by PyAV, decoded from its start to the last frame asked for, and turned upright."""
+    """Reader of a video file that decodes from the key frame before the frames asked for.
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        header = VideoHeader(file)
-        self.num_frames, self.fps = header.num_frames, header.fps
-        self.size, self.times = header.size, header.times
+    Opening reads all packets and decodes none, since they state when each frame is shown. After a
+    seek, frames are accepted only if the first is a key frame of the table and the others follow
+    without a gap; otherwise the file is decoded from its start. Where packets do not state the
+    times (no clock, or B-frames in .avi and .wmv), opening decodes the file once to count its
+    frames, and reading begins at its start.
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        asked = np.asarray(indices)
-        wanted, frames = set(asked.tolist()), {}
-        try:
-            with av.open(self.file) as container:
-                for number, frame in enumerate(container.decode(video=0)):
-                    if number in wanted:
-                        frames[number] = upright(frame)
-                    if len(frames) == len(wanted):
-                        break
-        except (av.error.FFmpegError, IndexError) as error:
-            raise UnreadableVideoError(f'PyAV: {_line(error)}') from error
-        if lacking := sorted(wanted - set(frames)):
-            raise UnreadableVideoError(
-                f'PyAV: frame {lacking[0]} of {self.num_frames} cannot be decoded'
-            )
-        return np.stack([frames[number] for number in asked.tolist()])
-
-
-class VideoHeader:
-    """What a video says of itself, and its packets: nothing is decoded but the first frame.
-
-    Raises UnreadableVideoError where the file is broken, or cut off.
+    Raises UnreadableVideoError if the file is broken or cut off.
     """
 
     def __init__(self, file: str) -> None:
+        self.file = file
         try:
             with av.open(file) as container:
-                if not container.streams.video:
-                    raise UnreadableVideoError('no video stream in it')
-                stream = container.streams.video[0]
-                stated = stream.frames
-                self.fps = float(stream.average_rate or 0) or _ASSUMED_FPS
-                stamps = [p.pts for p in container.demux(stream) if p.size]
-                base = float(stream.time_base or 0)
-            with av.open(file) as container:
-                self.size = upright(next(container.decode(video=0))).shape[:2]
-        except (av.error.FFmpegError, StopIteration) as error:
-            raise UnreadableVideoError(_line(error)) from error
-        self.num_frames = len(stamps)
-        if stated > len(stamps):
-            raise UnreadableVideoError(
-                f'cut off, {len(stamps)} of the {stated} frames are there that it announces'
-            )
-        known = base and None not in stamps
-        times = np.sort(np.array(stamps, dtype=np.float64)) * base if known else None
-        self.times = np.arange(len(stamps)) / self.fps if times is None else times - times[0]
+                self._table = read_frame_table(container)
+        except _FAULTS as error:
+            raise self._unreadable(error) from error
+        stamps = self._table.stamps
+        self._numbers = {stamp: number for number, stamp in enumerate(stamps or ())}
+        self.num_frames = len(self._numbers) or sum(1 for _ in self._decode())
+        if not self.num_frames:
+            raise UnreadableVideoError(f'{file}: no frames in it')
+        self.times, self.fps = self._table.clock(self.num_frames)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the first frame as shown; decodes it."""
+        first = next(self._decode(), None)
+        if first is None:
+            raise self._undecodable(0)
+        h, w = self._square_size(first)
+        return (w, h) if _quarter_turns(first) % 2 else (h, w)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames [len(indices), h, w, 3]; raise UnreadableVideoError if one is missing."""
+        asked = np.asarray(indices).tolist()
+        rest = sorted(set(asked), reverse=True)
+        found = dict(self._from_keys(rest)) if self._table.stamps is not None else {}
+        if rest:
+            found |= self._from_start(rest)
+        return np.stack([found[number] for number in asked])
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield every frame [h, w, 3]; raise UnreadableVideoError if one is missing."""
+        expected = 0
+        for number, frame in self._numbered():
+            if number != expected:
+                break
+            yield self._shown(frame)
+            expected += 1
+        if expected < self.num_frames:
+            raise self._undecodable(expected)
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """Yield the decoded frames from the start of the file."""
+        try:
+            with av.open(self.file) as container:
+                yield from container.decode(video_stream(container))
+        except _FAULTS as error:
+            raise self._unreadable(error) from error
+
+    def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (number, frame) from the start, by presentation time where that is stated."""
+        if self._table.stamps is None:
+            yield from enumerate(self._decode())
+            return
+        last = -1
+        for frame in self._decode():
+            number = self._numbers.get(frame.pts, -1)
+            if number < 0:
+                continue  # before the first key frame
+            if number <= last:
+                raise UnreadableVideoError(f'{self.file}: its frames are decoded out of order')
+            yield number, frame
+            last = number
+
+    def _from_start(self, rest: list[int]) -> dict[int, np.ndarray]:
+        """Return the frames numbered in `rest`, descending, decoded from the start of the file."""
+        found, wanted = {}, set(rest)
+        for number, frame in self._numbered():
+            if number in wanted:
+                found[number] = self._shown(frame)
+            if number >= rest[0]:
+                break
+        if missing := wanted - set(found):
+            raise self._undecodable(min(missing))
+        return found
+
+    def _from_keys(self, rest: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Take frames from the end of `rest`, descending, up to the first that no seek reaches."""
+        with ExitStack() as stack:
+            stream = None
+            try:
+                while rest:
+                    nearest, before = self._key_before(rest[-1]), len(rest)
+                    # some containers land on a key frame after the one asked for
+                    for place in sorted({max(nearest - back, 0) for back in (0, 1, 4)})[::-1]:
+                        if place and stream is None:
+                            stream = video_stream(stack.enter_context(av.open(self.file)))
+                        yield from self._from_key(stream, place, rest)
+                        if len(rest) < before:
+                            break
+                    else:
+                        return
+            except _FAULTS:
+                return  # decoding from the start gives the reason
+
+    def _from_key(
+        self, stream: Any, place: int, rest: list[int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Take frames from the end of `rest`, decoding from a key frame, or the start for place 0.
+
+        Stops at a frame out of sequence, and where a seek is nearer to the next frame.
+        """
+        stamps, keys = self._table.stamps, self._table.keys
+        assert stamps is not None, 'frames are looked up by their stamps'
+        start, frames = 0, self._decode()  # a seek to the start may land behind it
+        if place:
+            start = keys[place]
+            stream.container.seek(stamps[start], stream=stream)
+            frames = stream.container.decode(stream)
+        landed = expected = -1
+        for frame in frames:
+            number = self._numbers.get(frame.pts, -1)
+            if landed < 0:
+                if frame.pts is not None and frame.pts > stamps[rest[-1]]:
+                    return
+                if number < 0 or (place and not (frame.key_frame and number in keys)):
+                    continue
+                landed = expected = number
+            if number != expected or frame.is_corrupt:
+                return
+            expected += 1
+            if number == rest[-1]:
+                yield rest.pop(), self._shown(frame)
+                place = self._key_before(rest[-1]) if rest else 0
+                # after an early landing the next seek would land there too
+                if not rest or (landed >= start and place > 0 and keys[place] > expected):
+                    return
+
+    def _key_before(self, number: int) -> int:
+        """Return the place among the key frames of the last one up to frame `number`, or -1."""
+        return int(np.searchsorted(self._table.keys, number, side='right')) - 1
+
+    def _shown(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return a frame [h, w, 3] RGB with square pixels, upright, of the size of the first."""
+        h, w = self._square_size(frame)
+        turns = _quarter_turns(frame)
+        if (frame.height, frame.width) != self._table.size:  # it can change within a stream
+            h, w = self.size[::-1] if turns % 2 else self.size
+        array = frame.to_ndarray(format='rgb24', width=w, height=h, interpolation='BICUBIC')
+        return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+
+    def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Return (height, width) before turning, the width scaled so that pixels are square."""
+        return frame.height, max(1, round(frame.width * self._table.pixel_aspect))
+
+    def _undecodable(self, number: int) -> UnreadableVideoError:
+        return UnreadableVideoError(
+            f'{self.file}: frame {number} of {self.num_frames} cannot be decoded'
+        )
+
+    def _unreadable(self, error: BaseException) -> UnreadableVideoError:
+        return UnreadableVideoError(f'{self.file}: {_reason(error)}')
 
 
 class FrameFolder:
-    """A folder of pictures, the frames in the order of their names (of the numbers in them)."""
+    """Reader of a folder of images, the frames in the order of the numbers in their names.
 
-    def __init__(self, folder: str, *, num_frames: int | None = None, fps: float = 25.0) -> None:
+    Raises UnreadableVideoError if it has no images, or not the `num_frames` that a list states.
+    """
+
+    def __init__(
+        self, folder: str, *, num_frames: int | None = None, fps: float | None = None
+    ) -> None:
         self.files = frame_files(folder)
         if not self.files:
-            raise UnreadableVideoError(f'{folder}: no pictures in it, or no such folder')
+            raise UnreadableVideoError(f'{folder}: no images in it, or no such folder')
         if num_frames is not None and num_frames != len(self.files):
             raise UnreadableVideoError(
                 f'{folder}: holds {len(self.files)} frames, the list says {num_frames}'
             )
-        self.num_frames, self.fps = len(self.files), fps
+        self.num_frames, self.fps = len(self.files), fps or ASSUMED_FPS
         h, w = picture_size(self.files[0])
         self.size = (int(h), int(w))
-        self.times = np.arange(self.num_frames) / fps
+        self.times = np.arange(self.num_frames) / self.fps
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         frames = {i: read_picture(self.files[i]) for i in set(np.asarray(indices).tolist())}
@@ -186,9 +257,13 @@ class FrameFolder:
                 )
         return np.stack([frames[i] for i in np.asarray(indices).tolist()])
 
+    def frames(self) -> Iterator[np.ndarray]:
+        for number in range(self.num_frames):
+            yield self.read([number])[0]
+
 
 class Picture:
-    """A picture: a clip of one frame."""
+    """Reader of an image, a clip of one frame."""
 
     num_frames, fps = 1, 1.0
 
@@ -200,9 +275,12 @@ class Picture:
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         return np.repeat(self._frame[None], len(indices), 0)
 
+    def frames(self) -> Iterator[np.ndarray]:
+        yield self._frame
+
 
 def read_picture(file: str) -> np.ndarray:
-    """[h, w, 3] RGB, upright; raise UnreadableVideoError where it cannot be decoded."""
+    """Return an image [h, w, 3] RGB, upright; raise UnreadableVideoError otherwise."""
     content = np.fromfile(file, dtype=np.uint8)
     picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if picture is None:
@@ -211,38 +289,36 @@ def read_picture(file: str) -> np.ndarray:
 
 
 def frame_files(folder: str) -> list[str]:
-    """The pictures of a folder, img_2.jpg before img_10.jpg."""
+    """Return the images of a folder, img_2.jpg before img_10.jpg."""
     files = visible(folder) if Path(folder).is_dir() else ()
     found = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
     return [str(file) for file in sorted(found, key=_natural)]
 
 
 def video_measure(file: str) -> Measured:
-    """(height, width, frames, fps) of a video, from its header and packets."""
-    header = VideoHeader(file)
-    return (*header.size, header.num_frames, header.fps)
+    """Return (height, width, frames, fps) of a video, decoding its first frame only."""
+    reader = open_video(file)
+    return (*reader.size, reader.num_frames, reader.fps)
 
 
 def folder_measure(folder: str) -> Measured:
-    """The same of a folder of frames."""
+    """Return (height, width, frames, fps) of a folder of frames."""
     reader = FrameFolder(folder)
     return (*reader.size, reader.num_frames, reader.fps)
 
 
 def picture_measure(file: str) -> Measured:
-    """The same of a picture, without decoding it."""
+    """Return (height, width, 1, 1.0) of an image, without decoding it."""
     return (*picture_size(file), 1, 1.0)
 
 
-def upright(frame: av.VideoFrame) -> np.ndarray:
-    """Turned as its display matrix asks, by quarters, anticlockwise."""
-    array = frame.to_ndarray(format='rgb24')
-    quarters = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, quarters)) if quarters else array
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Return by how many quarters, anticlockwise, the display matrix turns a frame."""
+    return round(frame.rotation / 90) % 4
 
 
 def _natural(file: Path) -> tuple[tuple[int, int, str], ...]:
-    """What sorts names by the numbers in them."""
+    """Return the key that sorts names by the numbers in them."""
     parts, digits = [], ''
     for char in f'{file.stem}\0':
         if char.isdecimal() and char.isascii():
@@ -255,9 +331,12 @@ def _natural(file: Path) -> tuple[tuple[int, int, str], ...]:
     return (*parts, (2, 0, file.name))
 
 
-def _line(error: BaseException) -> str:
-    """What a reader said, in a line, without the path and the number of the error."""
+_FAULTS = (av.error.FFmpegError, UnreadableVideoError)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of a reader in one line, without its path and error number."""
     if isinstance(error, av.error.InvalidDataError):
-        return 'no video in it, or cut off before its index'
-    told = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
-    return ' '.join(str(told).split())[:200] or type(error).__name__
+        return 'no video in it, damaged, or cut off before its index'
+    text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
+    return ' '.join(str(text).split())[:200] or type(error).__name__

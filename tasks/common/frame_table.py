@@ -1,0 +1,134 @@
+"""Find the frames of a video from its packets, without decoding: when each is shown."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+ASSUMED_FPS = 25.0  # of a folder of frames, or a video without a clock
+# Formats that store presentation times. Others store decoding times, which are the same only for a
+# codec that decodes in the order of presentation (without B-frames).
+_STORE_PRESENTATION_TIMES = ('mov', 'matroska', 'mpegts', 'flv', 'ogg', 'nut', 'mpeg')
+_PIXEL_ASPECTS = (Fraction(1, 10), Fraction(10))  # beyond: a faulty header
+_VP8_SHOWN = 0x10  # a bit of the first byte of a packet
+
+
+class UnreadableVideoError(ValueError):
+    """A clip that cannot be read; the message names the file and the reason."""
+
+
+class FrameTable(NamedTuple):
+    """The frames of a video in order of presentation, as its packets and header state them."""
+
+    stamps: list[int] | None  # presentation times in units of `time_base`; None: not stated
+    decode_stamps: list[int]  # of the packets, in file order
+    keys: np.ndarray  # numbers of the frames at which decoding can begin, ascending
+    time_base: float  # seconds; 0 if not stated
+    stated_fps: float
+    pixel_aspect: Fraction  # width over height of a pixel
+    size: tuple[int, int]  # (height, width) of the stored frames
+
+    def clock(self, num_frames: int) -> tuple[np.ndarray, float]:
+        """Return (seconds of each frame after the first, frames per second).
+
+        Without presentation times the decoding times count, one for each frame, and without these
+        the stated rate. That rate is returned where it agrees with the times, to half a frame over
+        the whole clip, and otherwise the mean rate.
+        """
+        fps, stamps = self.stated_fps, self.stamps
+        if stamps is None and _rise(self.decode_stamps) and len(self.decode_stamps) == num_frames:
+            stamps = self.decode_stamps
+        if stamps is None or not self.time_base:
+            return np.arange(num_frames) / fps, fps
+        times = (np.array(stamps, dtype=np.float64) - stamps[0]) * self.time_base
+        intervals, span = num_frames - 1, float(times[-1])
+        if intervals and abs(fps * span - intervals) > 0.5:
+            fps = intervals / span
+        return times, fps
+
+
+def video_stream(container: Any) -> Any:
+    """Return the first video stream that is not cover art, set to decode in one thread."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise UnreadableVideoError('the codec of its video is unknown')
+            stream.thread_count = 1  # data workers share the cores already
+            return stream
+    but = ', only cover art' if container.streams.video else ''
+    raise UnreadableVideoError(f'no video stream in it{but}')
+
+
+def read_frame_table(container: Any) -> FrameTable:
+    """Read all packets of an opened video; raise UnreadableVideoError if it is cut off."""
+    stream = video_stream(container)
+    context = stream.codec_context
+    is_hidden = _is_hidden_vp8 if context.name == 'vp8' else _is_discarded
+    # The last packet only ends the stream. An empty one repeats a frame in .avi.
+    packets = [
+        (packet.pts, packet.dts, packet.is_keyframe, bool(packet.size) and not is_hidden(packet))
+        for packet in container.demux(stream)
+        if packet.size or packet.dts is not None
+    ]
+    if stream.frames > len(packets):
+        raise UnreadableVideoError(
+            f'cut off, it has {len(packets)} of the {stream.frames} frames that its header states: '
+            'copy or export it again'
+        )
+    decode_stamps = [dts for _, dts, _, shown in packets if shown and dts is not None]
+    name = container.format.name.split(',')[0]
+    is_stated = name in _STORE_PRESENTATION_TIMES or not context.has_b_frames
+    stamps = None
+    if is_stated and stream.time_base and decode_stamps == sorted(decode_stamps):
+        stamps = _presentation_stamps(packets)
+    numbers = {stamp: number for number, stamp in enumerate(stamps or ())}
+    keys = {pts for pts, _, is_key, shown in packets if is_key and shown} & set(numbers)
+    return FrameTable(
+        stamps=stamps,
+        decode_stamps=decode_stamps,
+        keys=np.array(sorted(numbers[key] for key in keys), dtype=np.int64),
+        time_base=float(stream.time_base or 0),
+        stated_fps=float(stream.average_rate or stream.guessed_rate or ASSUMED_FPS),
+        pixel_aspect=_pixel_aspect(stream.sample_aspect_ratio),
+        size=(context.height, context.width),
+    )
+
+
+def _presentation_stamps(packets: list[tuple[Any, Any, bool, bool]]) -> list[int] | None:
+    """Return the presentation stamps, sorted; None if one is missing or occurs twice, or for none.
+
+    What is shown before the first key frame, or stored before it, cannot be decoded: no frame.
+    """
+    first = next((i for i, (pts, _, is_key, _) in enumerate(packets) if is_key), None)
+    if first is None or packets[first][0] is None:
+        return None
+    start = packets[first][0]
+    stamps = [pts for pts, _, _, shown in packets[first:] if shown]
+    if None in stamps or len(set(stamps)) < len(stamps):
+        return None
+    return sorted(stamp for stamp in stamps if stamp >= start) or None
+
+
+def _rise(stamps: list[int]) -> bool:
+    return all(a < b for a, b in pairwise(stamps))
+
+
+def _is_discarded(packet: av.Packet) -> bool:
+    """Return if an edit list cuts the frame off."""
+    return bool(packet.is_discard)
+
+
+def _is_hidden_vp8(packet: av.Packet) -> bool:
+    """Return if a VP8 frame is only a reference for others (an alternate reference frame)."""
+    return bool(packet.is_discard) or not memoryview(packet)[0] & _VP8_SHOWN
+
+
+def _pixel_aspect(stated: Fraction | None) -> Fraction:
+    """Return the width of a pixel over its height; 1 if it is not stated, or absurd."""
+    low, high = _PIXEL_ASPECTS
+    return stated if stated and low <= stated <= high else Fraction(1)
