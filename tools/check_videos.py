@@ -32,8 +32,6 @@ from navit_backbone.tools.command_line import (
 
 Clip = tuple[str, str]  # what it is, and its path
 
-_PIECE = 256  # frames decoded at once
-
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
@@ -150,9 +148,8 @@ def fault_of(clip: Clip, *, decode: bool) -> str:
     try:
         data.MEASURES[kind](file)
         if decode:
-            reader = data.open_clip(kind, file)
-            for first in range(0, reader.num_frames, _PIECE):
-                reader.read(range(first, min(first + _PIECE, reader.num_frames)))
+            for _ in data.open_clip(kind, file).frames():
+                pass
     except data.UNREADABLE as error:
         return ' '.join(str(error).split())
     return ''

@@ -115,7 +115,7 @@ class FrameSampling:
     def _by_time(
         self, count: int, times: np.ndarray, rate: float, shares: np.ndarray
     ) -> np.ndarray:
-        """Return the frame shown at each moment; of a frame shown at several, its neighbours too."""
+        """Return the frames shown at even moments; none twice, so neighbours of a long one."""
         starts = shares * max(float(times[-1]) - (count - 1) / rate, 0.0)
         moments = starts[:, None] + np.arange(count) / rate
         shown = np.searchsorted(times, moments + _TOLERANCE, side='right') - 1

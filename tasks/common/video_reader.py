@@ -26,6 +26,7 @@ from .frame_table import (
     video_stream,
 )
 from .picture_sizes import PICTURE_SUFFIXES, Measured, picture_size
+from .resampling import resize_image
 
 # Suffixes of the files taken for clips when a folder is searched.
 VIDEO_SUFFIXES = (
@@ -210,7 +211,7 @@ class PyAVReader:
         turns = _quarter_turns(frame)
         if (frame.height, frame.width) != self._table.size:  # it can change within a stream
             h, w = self.size[::-1] if turns % 2 else self.size
-        array = frame.to_ndarray(format='rgb24', width=w, height=h, interpolation='BICUBIC')
+        array = resize_image(frame.to_ndarray(format='rgb24'), (h, w))
         return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
 
     def _square_size(self, frame: av.VideoFrame) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +19,19 @@ from ..common.clip_packing import pack_clips
 from ..common.inference import Predictor
 from ..common.palette import Colour
 from ..common.picture_sizes import PICTURE_SUFFIXES
-from ..common.video_reader import VIDEO_SUFFIXES, FrameFolder, UnreadableVideoError, upright
+from ..common.video_reader import (
+    VIDEO_SUFFIXES,
+    ClipReader,
+    FrameFolder,
+    UnreadableVideoError,
+    open_video,
+)
 
 _INK, _PAPER, _EMPTY = (30, 30, 34), (250, 250, 248), (226, 226, 226)
 _LINE, _BAR = 22, 90  # pixels
+_TICK = Fraction(1, 90000)  # seconds
+_MAX_TICKS = 2**31 - 1  # from one frame to the next in .mp4, 6.6 hours
+_MAX_RATE = 240.0  # frames a second that the encoder plans for; times are exact whatever it is
 
 
 class Classifier(Predictor):
@@ -86,53 +96,39 @@ def panel(
 
 
 def write_labelled(file: Path, out: Path, labels: Image.Image) -> None:
-    """The video at its own size, upright, at its own pace, with `labels` under every frame.
+    """Write a clip at its own size and pace, with `labels` under every frame.
 
-    Written whole or not at all, frame by frame.
+    The file is written whole or not at all. Raises UnreadableVideoError if the clip cannot be read,
+    or its frames cannot be encoded.
     """
+    reader = FrameFolder(str(file)) if file.is_dir() else open_video(str(file))
     aside = out.with_name(f'.{out.name}.partial.mp4')
     try:
         with av.open(str(aside), 'w') as target:
-            if file.is_dir():
-                _draw(FrameFolder(str(file)), target, labels)
-            else:
-                with av.open(str(file)) as source:
-                    _copy(source, target, labels)
+            _encode(reader, target, labels)
         os.replace(aside, out)
     except av.error.FFmpegError as error:
-        raise UnreadableVideoError(f'{file}: {error}') from error
+        raise UnreadableVideoError(f'{file}: cannot be drawn to {out}: {error}') from error
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _copy(source: Any, target: Any, labels: Image.Image) -> None:
-    stream = source.streams.video[0]
-    written = _stream(target, stream.average_rate or 25)
-    for frame in source.decode(stream):
-        new = _labelled(upright(frame), labels, written)
-        new.pts, new.time_base = frame.pts, frame.time_base
-        target.mux(written.encode(new))
-    target.mux(written.encode())
-
-
-def _draw(reader: FrameFolder, target: Any, labels: Image.Image) -> None:
-    written = _stream(target, round(reader.fps))
-    for number in range(reader.num_frames):
-        target.mux(written.encode(_labelled(reader.read([number])[0], labels, written)))
-    target.mux(written.encode())
-
-
-def _stream(target: Any, rate: Any) -> Any:
-    written = target.add_stream('libx264', rate=rate, options={'crf': '20'})
-    written.pix_fmt = 'yuv420p'
-    return written
-
-
-def _labelled(frame: np.ndarray, labels: Image.Image, stream: Any) -> av.VideoFrame:
-    array = under(frame, labels)
-    if not stream.codec_context.is_open:
-        stream.height, stream.width = array.shape[:2]
-    return av.VideoFrame.from_ndarray(array, 'rgb24')
+def _encode(reader: ClipReader, target: Any, labels: Image.Image) -> None:
+    """Encode all frames at their times, rounded to ticks that rise from frame to frame."""
+    rate = Fraction(min(max(reader.fps, 1.0), _MAX_RATE)).limit_denominator(1001)
+    stream = target.add_stream('libx264', rate=rate, options={'crf': '20'})
+    stream.pix_fmt = 'yuv420p'
+    stream.codec_context.time_base = _TICK
+    tick = -1
+    for seconds, frame in zip(reader.times.tolist(), reader.frames(), strict=True):
+        array = under(frame, labels)
+        if not stream.codec_context.is_open:
+            stream.height, stream.width = array.shape[:2]
+        drawn = av.VideoFrame.from_ndarray(array, 'rgb24')
+        tick = min(max(round(seconds / _TICK), tick + 1), tick + _MAX_TICKS)
+        drawn.pts, drawn.time_base = tick, _TICK
+        target.mux(stream.encode(drawn))
+    target.mux(stream.encode())
 
 
 def under(frame: np.ndarray, labels: Image.Image) -> np.ndarray:
