@@ -87,7 +87,9 @@ def test_colours_become_numbers(tmp_path, monkeypatch):
     assert (tmp_path / 'set/classes.txt').read_text() == 'long grass\nsky\n'
 
     colours.write_text('1 1 1 road\n' + colours.read_text())  # all numbers are others now
-    assert call(monkeypatch, prepare_data, *command) is None
+    assert 'classes.txt exists with other names' in call(monkeypatch, prepare_data, *command)
+    assert read(out / 'deep/a.png').tolist() == [[0, 1, 0], [255, 255, 255]]
+    assert call(monkeypatch, prepare_data, *command, '--overwrite') is None
     assert read(out / 'deep/a.png').tolist() == [[1, 2, 1], [255, 255, 255]]
     assert (tmp_path / 'set/classes.txt').read_text() == 'road\nlong grass\nsky\n'
     told = call(monkeypatch, prepare_data, *command[:4], '--out', tmp_path / 'coloured')
@@ -101,7 +103,7 @@ def test_colours_become_numbers(tmp_path, monkeypatch):
         ('0 0 0\n', "line 1: '0 0 0' is not R G B NAME"),
         ('0 0 300 sky\n', 'line 1'),
         ('sky\n', "line 1: 'sky' is not R G B NAME"),
-        ('0 0 0 a\n0 0 0 b\n', r'line 2: the colour \(0, 0, 0\) has a class already'),
+        ('0 0 0 a\n0 0 0 b\n', r'line 2: the colour \(0, 0, 0\) .* in line 1'),
         ('0 0 0 ignored\n', 'names no class'),
     ],
 )
@@ -111,6 +113,7 @@ def test_colours_that_are_not_told(tmp_path, monkeypatch, lines, told):
     command = ['masks', tmp_path / 'coloured', '--colours', tmp_path / 'colours.txt']
     assert re.search(told, call(monkeypatch, prepare_data, *command, '--out', tmp_path / 'masks'))
     assert not list(tmp_path.rglob('masks/*'))
+    assert not (tmp_path / 'classes.txt').exists()
 
 
 @pytest.mark.parametrize(
@@ -124,9 +127,8 @@ def test_colours_that_are_not_told(tmp_path, monkeypatch, lines, told):
         ' long grass 2: [1, 20, 3] ',
     ],
 )
-def test_ways_to_write_a_colour(tmp_path, line):
-    (tmp_path / 'colours.txt').write_text(line + '\n')
-    assert conversion.read_colours(tmp_path / 'colours.txt') == ({(1, 20, 3): 0}, ['long grass 2'])
+def test_ways_to_write_a_colour(line):
+    assert conversion.read_colours([line], 'colours.txt') == ({(1, 20, 3): 0}, ['long grass 2'])
 
 
 def test_a_stopped_conversion_goes_on(tmp_path):
@@ -160,4 +162,81 @@ def test_pictures_are_held_out(tmp_path, monkeypatch):
     assert (len(train), len(val)) == (8, 2)
     assert sorted(train + val) == [str(number) for number in range(10)]
     command = ['split', tmp_path / 'images', '--out', tmp_path, '--seed', '1']
-    assert 'of another split' in call(monkeypatch, prepare_data, *command)
+    assert 'train.txt exists with other names' in call(monkeypatch, prepare_data, *command)
+
+
+def test_maps_that_are_there_are_kept_unless_told_otherwise(tmp_path, monkeypatch):
+    write(tmp_path / 'coloured/a.png', np.zeros((2, 2, 3)))
+    write(tmp_path / 'masks/a.png', [[7]])
+    command = ['masks', tmp_path / 'coloured', '--colours', '0 0 0 paper', '--out']
+    told = call(monkeypatch, prepare_data, *command, tmp_path / 'masks')
+    assert f'1 of 1 label maps are in {tmp_path}/masks already' in told
+    assert read(tmp_path / 'masks/a.png').tolist() == [[7]]
+    assert call(monkeypatch, prepare_data, *command, tmp_path / 'masks', '--overwrite') is None
+    assert read(tmp_path / 'masks/a.png').tolist() == [[0, 0], [0, 0]]
+
+
+def test_class_names_of_a_user_are_kept(tmp_path, monkeypatch):
+    write(tmp_path / 'coloured/a.png', np.zeros((2, 2, 3)))
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own/classes.txt').write_text('one\ntwo\n')
+    command = ['masks', tmp_path / 'coloured', '--out', tmp_path / 'own/masks', '--colours']
+    told = call(monkeypatch, prepare_data, *command, '0 0 0 paper')
+    assert 'own/classes.txt exists' in told
+    assert (tmp_path / 'own/classes.txt').read_text() == 'one\ntwo\n'
+    (tmp_path / 'own/classes.txt').write_bytes(b'\xef\xbb\xbfpaper\r\n')  # the same names
+    assert call(monkeypatch, prepare_data, *command, '0 0 0 paper') is None
+    assert (tmp_path / 'own/classes.txt').read_bytes() == b'\xef\xbb\xbfpaper\r\n'
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.PNG', 'a.tif', 'a.bmp', 'a.v1.tiff', 'b.x.gif'])
+def test_maps_of_every_lossless_suffix_become_png(tmp_path, monkeypatch, name):
+    pixels = np.zeros((4, 5, 3))
+    pixels[2:, 1:] = 255
+    write(tmp_path / 'in' / name, pixels)
+    (tmp_path / 'in/._a.png').write_bytes(b'0')
+    command = ['masks', tmp_path / 'in', '--out', tmp_path / 'out/masks', '--colours']
+    assert call(monkeypatch, prepare_data, *command, '0 0 0 no', '#ffffff yes') is None
+    found = read(tmp_path / 'out/masks' / f'{Path(name).stem}.png')
+    assert found.tolist() == (pixels[..., 0] > 0).astype(int).tolist()
+
+
+def test_maps_of_one_name_and_maps_as_jpeg_are_refused(tmp_path, monkeypatch):
+    command = ['masks', tmp_path / 'in', '--out', tmp_path / 'masks', '--colours', '0 0 0 paper']
+    assert 'no folder of label maps at' in call(monkeypatch, prepare_data, *command)
+    write(tmp_path / 'in/a.jpg', np.zeros((8, 8, 3)))
+    assert 'JPEG changes colours' in call(monkeypatch, prepare_data, *command)
+    write(tmp_path / 'in/a.png', np.zeros((8, 8, 3)))
+    write(tmp_path / 'in/a.bmp', np.zeros((8, 8, 3)))
+    assert 'several label maps would be written to' in call(monkeypatch, prepare_data, *command)
+
+
+@pytest.mark.parametrize(
+    'lines',
+    [
+        '0 128 0 long grass\n9 9 200 sky\n',
+        'name,r,g,b\nlong grass,0,128,0\nsky,9,9,200\n',
+        'R;G;B;Class\n0;128;0;long grass\n9;9;200;sky\n',
+        '#008000 long grass\n#0909C8 sky\n',
+        'hex,label\n#008000,"long grass"\n#0909c8,"sky"\n',
+        'long grass: (0, 128, 0)\nsky: (9, 9, 200)\n',
+        'long grass #008000\n\nsky = #0909C8\n',
+    ],
+)
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_colours_as_users_write_them(tmp_path, monkeypatch, lines, encoding):
+    (tmp_path / 'c.txt').write_bytes(lines.replace('\n', '\r\n').encode(encoding))
+    write(tmp_path / 'in/a.png', [[[9, 9, 200], [0, 128, 0]]])
+    command = ['masks', tmp_path / 'in', '--colours', tmp_path / 'c.txt', '--out']
+    assert call(monkeypatch, prepare_data, *command, tmp_path / 'set/masks') is None
+    assert read(tmp_path / 'set/masks/a.png').tolist() == [[1, 0]]
+    assert (tmp_path / 'set/classes.txt').read_text() == 'long grass\nsky\n'
+
+
+def test_a_file_of_colours_that_is_missing_is_named(tmp_path, monkeypatch):
+    write(tmp_path / 'in/a.png', np.zeros((2, 2, 3)))
+    command = ['masks', tmp_path / 'in', '--out', tmp_path / 'masks', '--colours']
+    told = call(monkeypatch, prepare_data, *command, tmp_path / 'none.txt')
+    assert f'no file of colours at {tmp_path}/none.txt' in told
+    told = call(monkeypatch, prepare_data, *command, '0 0 0 paper', 'id,name,r,g,b')
+    assert "--colours, line 2: 'id,name,r,g,b' is not R G B NAME" in told

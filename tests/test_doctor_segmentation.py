@@ -64,7 +64,7 @@ def test_masks_of_0_and_255_are_known(healthy, sample, tmp_path):
     override(healthy, {'data_root': str(tmp_path / 'set')})
     told = problems(healthy)['train_dataloader: label maps']
     assert "only 'paper' has pixels" in told
-    assert 'write 1 in its place' in told
+    assert "--colours '0 0 0 paper' '255 255 255 circle'" in told
 
 
 def test_pictures_of_training_in_the_evaluation_are_named(healthy):

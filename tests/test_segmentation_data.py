@@ -9,6 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from mmseg.datasets import ADE20KDataset
+from PIL import Image, ImageOps
 
 import navit_backbone.tasks.segmentation  # noqa: F401  registers
 from navit_backbone.tasks.common.classes import override
@@ -96,6 +97,59 @@ def test_some_of_the_pictures_and_any_suffix(folder):
     assert len(build(folder, img_suffix='.jpg')) == 2
 
 
+def rename(folder, number, name):
+    (folder / f'images/{number}.jpg').rename(folder / f'images/{name}')
+    (folder / f'masks/{number}.png').rename(folder / 'masks' / f'{name.rsplit(".", 1)[0]}.png')
+
+
+def test_names_with_a_second_suffix(folder):
+    for number, name in enumerate(['scan.tif.jpg', 'a b.rf.12.jpg', 'img.v1.PNG']):
+        rename(folder, number, name)
+    (folder / 'list.txt').write_text('scan.tif\na b.rf.12\nimg.v1.PNG\n')
+    dataset = build(folder, ann_file='list.txt')
+    records = [dataset.get_data_info(i) for i in range(3)]
+    names = [record['img_path'].rsplit('/')[-1] for record in records]
+    assert names == ['scan.tif.jpg', 'a b.rf.12.jpg', 'img.v1.PNG']
+    assert records[1]['seg_map_path'].endswith('masks/a b.rf.12.png')
+
+
+def test_a_line_that_names_two_images_is_refused(folder):
+    rename(folder, 0, 'scan.tif.jpg')
+    rename(folder, 1, 'scan.tif')
+    (folder / 'list.txt').write_text('2\nscan.tif\n')
+    with pytest.raises(ValueError, match=r"list\.txt, line 2: 'scan\.tif' is the name of two"):
+        build(folder, ann_file='list.txt')
+    (folder / 'list.txt').write_text('scan\nscan.tif.jpg\n')
+    assert len(build(folder, ann_file='list.txt')) == 2
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'cp1252'])
+def test_lists_and_class_files_of_any_encoding(folder, encoding):
+    rename(folder, 0, 'été.jpg')
+    names = ['Straße', 'circle', 'square', 'star']
+    (folder / 'classes.txt').write_bytes('\r\n'.join(names).encode(encoding))
+    (folder / 'list.txt').write_bytes('été\r\n1.jpg\r\n'.encode(encoding))
+    (folder / 'stems.txt').write_bytes('été\r\n1\r\n'.encode(encoding))
+    dataset = build(folder, ann_file='list.txt')
+    assert dataset.metainfo['classes'] == tuple(names)
+    assert dataset.get_data_info(0)['img_path'].endswith('images/été.jpg')
+    listed = build(folder, type='NaViTADE20KDataset', ann_file='stems.txt')
+    assert listed.get_data_info(0)['img_path'].endswith('images/été.jpg')
+    (folder / 'chosen.txt').write_bytes('star\r\nStraße\r\n'.encode(encoding))
+    chosen = build(folder, metainfo=dict(classes=str(folder / 'chosen.txt')))
+    assert chosen.metainfo['classes'] == ('star', 'Straße')
+    with pytest.raises(ValueError, match=r"metainfo\.classes='star' must be a list of names"):
+        build(folder, metainfo=dict(classes='star'))
+
+
+def test_files_of_macos_are_no_images_and_no_maps(folder):
+    for name in ('images/._0.jpg', 'masks/._0.png', 'images/.DS_Store', '__MACOSX/images/._0.jpg'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b'\0\5\x16\7')
+    assert len(build(folder)) == 3
+    assert len(build(folder, type='NaViTADE20KDataset', reduce_zero_label=True)) == 3
+
+
 @pytest.mark.parametrize('reduce', [False, True])
 def test_labels_as_mmseg_reads_them(folder, reduce):
     """0 is ignored first, and then the classes that are left out."""
@@ -142,6 +196,55 @@ def test_a_map_of_another_size(folder):
     cv2.imwrite(str(folder / 'masks/0.png'), labels)
     resized = loaded(build(folder), 0, loader)
     assert (resized == labels.repeat(2, axis=0).repeat(2, axis=1)).all()
+
+
+def write_turned(folder, number, orientation, *, size=None):
+    """An image with an EXIF orientation, its map as stored, and the map as Pillow turns it."""
+    stored = SIZES[number]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = folder / f'images/{number}.jpg'
+    Image.new('RGB', stored[::-1], 'gray').save(file, exif=exif)
+    labels = np.random.default_rng(number).integers(len(CLASSES), size=size or stored)
+    write_map(folder, number, labels)
+    shown = Image.fromarray(labels.astype(np.uint8))
+    shown.getexif()[0x0112] = orientation
+    return labels, np.asarray(ImageOps.exif_transpose(shown))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('number', range(3))
+def test_maps_of_images_as_stored_are_turned_as_pillow_turns_them(folder, orientation, number):
+    _, expected = write_turned(folder, number, orientation)
+    found = loaded(build(folder), number, dict(type='LoadSegMap', turn=True))
+    assert (found == expected).all()
+    if SIZES[number][0] != SIZES[number][1] and orientation > 4:  # a map of the size shown stays
+        write_map(folder, number, expected)
+        assert (loaded(build(folder), number, dict(type='LoadSegMap', turn=True)) == expected).all()
+
+
+@pytest.mark.parametrize('size', [SIZES[0], (20, 30), (120, 180), (21, 31)])
+@pytest.mark.parametrize('resize', [False, True])
+def test_a_map_on_its_side_is_never_resized(folder, size, resize):
+    write_turned(folder, 0, 6, size=size)
+    for orientation, advice in ((6, 'EXIF orientation 6 .*turn=True'), (1, 'by a quarter')):
+        if orientation == 1:  # the image itself lies on its side
+            cv2.imwrite(str(folder / 'images/0.jpg'), np.full((60, 40, 3), 99, np.uint8))
+        with pytest.raises(BadSampleError, match=rf'masks/0\.png: .* swapped.*{advice}'):
+            loaded(build(folder), 0, dict(type='LoadSegMap', resize=resize))
+
+
+def test_a_smaller_map_of_an_image_as_stored_is_turned_and_resized(folder):
+    labels, _ = write_turned(folder, 0, 6, size=(20, 30))
+    found = loaded(build(folder), 0, dict(type='LoadSegMap', resize=True, turn=True))
+    expected = np.rot90(labels, -1).repeat(2, axis=0).repeat(2, axis=1)
+    assert (found == expected).all()
+
+
+def test_maps_of_one_square_size_for_all_images_may_be_resized(folder):
+    """Made by a model of a fixed size: nothing shows that they are turned."""
+    write_map(folder, 0, np.ones((32, 32)))
+    assert loaded(build(folder), 0, dict(type='LoadSegMap', resize=True)).shape == SIZES[0]
 
 
 @pytest.mark.parametrize('value', [4, 77, 254])

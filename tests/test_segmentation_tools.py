@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 from navit_backbone.checkpoint import read_checkpoint
 from navit_backbone.tasks.common.sample_set import write_sample_set
-from navit_backbone.tools import predict, publish, test, train
+from navit_backbone.tools import predict, prepare_data, publish, test, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = next((ROOT / 'configs/segmentation').glob('segmenter_navit-ti_*_sample.py'))
@@ -112,14 +113,35 @@ def test_maps_in_colours_are_told_in_a_sentence(sample, monkeypatch, tmp_path):
     assert 'prepare_data.py masks' in told
 
 
-def test_a_training_set_of_one_class_is_said(sample, monkeypatch, tmp_path, capsys):
+def test_a_training_set_of_masks_of_0_and_255_is_refused_with_the_command_that_numbers_them(
+    sample, monkeypatch, tmp_path
+):
     folder = relabelled(
         sample, tmp_path / 'set', 'train', lambda labels: np.where(labels > 0, 255, 0)
     )
     arguments = ['--work-dir', tmp_path, '--cfg-options', f'data_root={folder}', *QUICK]
-    assert call(monkeypatch, train, CONFIG, *arguments) is None
-    told = capsys.readouterr()
-    assert "only 'paper' has pixels" in told.out + told.err
+    told = call(monkeypatch, train, CONFIG, *arguments)
+    assert "only 'paper' has pixels" in told
+    command = re.search(r'prepare_data\.py (masks .*), then set data_prefix', told)[1]
+    (folder / 'masks/classes.txt').unlink(missing_ok=True)
+    assert call(monkeypatch, prepare_data, *shlex.split(command)) is None
+    numbered = sorted((folder / 'masks/train_numbered').rglob('*.png'))
+    assert numbered
+    for file in numbered:
+        values = np.unique(np.asarray(Image.open(folder / 'masks/train' / file.name)))
+        found = np.unique(np.asarray(Image.open(file)))
+        assert [{0: 0, 255: 1}[value] for value in values.tolist()] == found.tolist()
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_a_split_without_a_class_pixel_is_refused_before_the_first_step(
+    sample, monkeypatch, tmp_path, split
+):
+    folder = relabelled(sample, tmp_path / 'set', split, lambda labels: np.full_like(labels, 255))
+    arguments = ['--work-dir', tmp_path / 'work', '--cfg-options', f'data_root={folder}', *QUICK]
+    told = call(monkeypatch, train, CONFIG, *arguments)
+    assert re.match(rf'error: label maps of .*{split}.*: no pixel has a class, 100% of all', told)
+    assert not list((tmp_path / 'work').rglob('*.pth'))
 
 
 def test_classes_in_another_order_than_in_training_are_refused(

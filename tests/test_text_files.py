@@ -15,6 +15,7 @@ from navit_backbone.tasks.common.text_files import (
     read_lines,
     read_names,
     read_text,
+    write_new,
 )
 
 TEXT = 'play guitar 0\narrêt 1\n走路 2\n'
@@ -134,3 +135,18 @@ def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'clips.csv').write_text('file,label,label\na,b,c\n')
     with pytest.raises(ValueError, match=r"clips\.csv: the header names the columns \['label'\]"):
         Table(tmp_path / 'clips.csv')
+
+
+def test_names_are_written_once_and_never_over_others(tmp_path: Path) -> None:
+    file = tmp_path / 'classes.txt'
+    write_new(file, ['arrêt', '走路'])
+    assert file.read_bytes() == 'arrêt\n走路\n'.encode()
+    file.write_bytes('arrêt\r\n走路'.encode('utf-16'))
+    before = file.read_bytes()
+    write_new(file, ['arrêt', '走路'])
+    assert file.read_bytes() == before
+    with pytest.raises(ValueError, match=r'classes\.txt exists with other names'):
+        write_new(file, ['走路', 'arrêt'])
+    assert file.read_bytes() == before
+    write_new(file, ['one'], overwrite=True)
+    assert file.read_text() == 'one\n'

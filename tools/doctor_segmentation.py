@@ -108,10 +108,9 @@ def check_label_maps(datasets: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _counted(name: str, dataset: Any) -> Finding:
-    from navit_backbone.tasks.segmentation.label_check import one_class_alone, read_label_maps
+    from navit_backbone.tasks.segmentation.label_check import problem_of, read_some
 
-    chosen = range(0, len(dataset), max(1, len(dataset) // NUM_READ))
-    maps = read_label_maps(dataset, chosen)
+    maps = read_some(dataset, NUM_READ)
     if maps.faults:
         count = f'{len(maps.faults)} of the {maps.num_read} that were read cannot be used'
         return Finding(name=name, found='', problem=f'{count}; {maps.faults[0]}')
@@ -119,15 +118,8 @@ def _counted(name: str, dataset: Any) -> Finding:
     absent = [classes[i] for i in np.flatnonzero(pixels[: len(classes)] == 0)]
     share = pixels[dataset.ignore_index] / max(1, pixels.sum())
     found = f'{maps.num_read} of {len(dataset)} read, {100 * share:.1f} % of the pixels ignored'
-    if pixels[: len(classes)].sum() == 0:
-        return Finding(
-            name=name,
-            found='',
-            problem=f'{found}: no pixel has a class',
-            fix='look at reduce_zero_label, and at the numbers in the label maps',
-        )
-    if problem := one_class_alone(dataset, maps):
-        return Finding(name=name, found='', problem=problem, fix='look at the numbers in the maps')
+    if problem := problem_of(dataset, maps):
+        return Finding(name=name, found='', problem=f'{maps.num_read} read: {problem}')
     note = f'{len(absent)} of {len(classes)} classes have no pixel in these: {few(absent)}'
     if dataset.reduce_zero_label and classes[-1] in absent:
         note += '; if it is because reduce_zero_label shifts them, leave it out'

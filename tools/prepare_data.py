@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from navit_backbone.tasks.common.sample_set import write_sample_set
+from navit_backbone.tasks.common.text_files import Table, read_lines, refuse_other_names, write_new
 from navit_backbone.tools.command_line import run
 
 
@@ -76,26 +77,36 @@ def split_folder(args: argparse.Namespace) -> None:
     for part in ('train', 'val'):
         file = args.out / f'{part}.txt'
         listed = [name for name in names if (name in held_out) == (part == 'val')]
-        text = ''.join(f'{name}\n' for name in listed)
-        if file.exists() and file.read_text() != text:
-            raise ValueError(f'{file} is there already, and of another split: move it or set --out')
-        file.write_text(text)
+        write_new(file, listed)
         print(f'{file}: {len(listed)} pictures')
 
 
 def masks(args: argparse.Namespace) -> None:
     """Label maps in colours as class numbers, and classes.txt beside them.
 
-    A line of COLOURS.txt is `R G B NAME`; the classes are numbered in the order of the lines, and
-    pixels of a colour named `ignored` are left out.
+    A line of COLOURS.txt, or an argument in its place, is `R G B NAME` or `#RRGGBB NAME`; the
+    classes are numbered in the order of the lines, and pixels of a colour named `ignored` are left
+    out. Masks of 0 and 255: --colours '0 0 0 background' '255 255 255 thing'.
     """
     from navit_backbone.tasks.segmentation.conversion import coloured, read_colours
 
-    colours, names = read_colours(args.colours)
-    written = coloured(args.folder, args.out, colours)
+    colours, names = read_colours(*_colour_lines(args.colours))
     class_file = args.out.parent / 'classes.txt'
-    class_file.write_text(''.join(f'{name}\n' for name in names))
+    if not args.overwrite:
+        refuse_other_names(class_file, names)
+    written = coloured(args.folder, args.out, colours, overwrite=args.overwrite)
+    write_new(class_file, names, overwrite=args.overwrite)
     print(f'{written} label maps written to {args.out}, {len(names)} classes to {class_file}')
+
+
+def _colour_lines(given: list[str]) -> tuple[list[str], str]:
+    """Return the lines of colours, of a file or of the command line, and where they stand."""
+    file = Path(given[0]).expanduser()
+    if len(given) > 1 or (len(given[0].split()) > 1 and not file.exists()):
+        return given, '--colours'
+    if not file.is_file():
+        raise ValueError(f'no file of colours at {file}: write R G B NAME there, one a line')
+    return read_lines(file), str(file)
 
 
 def motions(args: argparse.Namespace) -> None:
@@ -133,14 +144,13 @@ def folds(args: argparse.Namespace) -> None:
     """A column `fold` for a list of clips: the rows of one group, by a column, in one fold."""
     from navit_backbone.tasks.common.folds import grouped_folds
 
-    with open(args.list, newline='') as content:
-        rows = list(csv.DictReader(content))
+    rows = [row for _, row in Table(args.list)]
     if not rows or not {'label', args.by} <= set(rows[0]):
         raise ValueError(f'{args.list}: needs rows, and the columns label and {args.by}')
     found = grouped_folds([r['label'] for r in rows], [r[args.by] for r in rows], args.folds)
     if args.out.exists():
         raise ValueError(f'{args.out} is there already, and nothing is overwritten: set another')
-    with open(args.out, 'w', newline='') as content:
+    with open(args.out, 'w', newline='', encoding='utf-8') as content:
         table = csv.DictWriter(content, [*rows[0], 'fold'], lineterminator='\n')
         table.writeheader()
         table.writerows({**row, 'fold': fold} for row, fold in zip(rows, found, strict=True))
@@ -193,8 +203,17 @@ def parse_args() -> argparse.Namespace:
     command.set_defaults(run=split)
     command = commands.add_parser('masks', help='colours to classes', description=masks.__doc__)
     command.add_argument('folder', type=Path, metavar='COLOURED/')
-    command.add_argument('--colours', type=Path, required=True, help='lines of R G B NAME')
+    command.add_argument(
+        '--colours',
+        nargs='+',
+        required=True,
+        metavar='COLOURS.txt | LINE',
+        help='a file of lines R G B NAME or #RRGGBB NAME, or these lines themselves',
+    )
     command.add_argument('--out', type=Path, required=True, help='the folder of the label maps')
+    command.add_argument(
+        '--overwrite', action='store_true', help='write over label maps and classes.txt'
+    )
     command.set_defaults(run=masks)
     command = commands.add_parser('motions', help='clips by motion', description=motions.__doc__)
     command.add_argument('pictures', type=Path, nargs='*', metavar='TRAIN/ VAL/')

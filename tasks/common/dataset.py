@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ from mmengine.runner import Runner
 from .picture_sizes import Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
 from .sample import BadSampleError, SampleIndex, SampleSeed, seeded
+from .text_files import read_names
 from .wrappers import inner_datasets
 
 # What the loaders of mmcv, mmdet and mmseg raise on a file that is missing, empty or broken. They
@@ -52,6 +54,20 @@ class SeededSamples:
 
     _faults: torch.Tensor | None = None  # [len] of _GOOD and so on, shared: workers write, all read
     _sizes: np.ndarray | None = None  # [len, size_fields of the planner], NaN where unknown
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Read the class names, where `metainfo` gives the path of a file that has one a line."""
+        names = (metainfo or {}).get('classes')
+        if isinstance(names, str):
+            if not Path(names).is_file():
+                raise ValueError(
+                    f"metainfo.classes={names!r} must be a list of names, as ['{names}'], or the "
+                    'path of a file with a name a line: there is no such file'
+                )
+            metainfo = {**(metainfo or {}), 'classes': read_names(names)}
+        found: dict[str, Any] = super()._load_metainfo(metainfo)  # type: ignore[misc]
+        return found
 
     def full_init(self) -> None:
         super().full_init()  # type: ignore[misc]

@@ -46,12 +46,12 @@ def picture_size(file: str) -> Measured:
     """(height, width) as loading will show the picture, its EXIF orientation applied."""
     with Image.open(file) as picture:  # reads the header only
         width, height = picture.size
-        turned = _orientation(picture) in _ON_ITS_SIDE
+        turned = exif_orientation(picture) in _ON_ITS_SIDE
     return (width, height) if turned else (height, width)
 
 
-def _orientation(picture: Image.Image) -> Any:
-    """As the header has it; None where its EXIF is damaged, which loading passes over too."""
+def exif_orientation(picture: Image.Image) -> Any:
+    """Return the orientation of the header; None where its EXIF is damaged, as loading does."""
     if isinstance(picture, PngImageFile) and 'exif' not in picture.info:
         return None  # behind the pixels there may be one: Pillow would decode them all to see
     try:

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,28 @@ def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
 def read_names(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
     """Return the lines of a text file without blanks around them; empty lines are left out."""
     return [name for line in read_lines(path, backend_args) if (name := line.strip())]
+
+
+def write_new(path: str | Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Write names, one a line, as UTF-8; a file with the same names stays as it is.
+
+    Raises:
+        ValueError: the file has other content, and `overwrite` is not set.
+    """
+    file = Path(path)
+    if file.exists() and not overwrite:
+        refuse_other_names(file, names)
+    else:
+        file.write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
+
+
+def refuse_other_names(path: str | Path, names: Sequence[str]) -> None:
+    """Raise ValueError where a file exists and its lines are not these names."""
+    if Path(path).exists() and read_names(path) != list(names):
+        raise ValueError(
+            f'{path} exists with other names, and nothing is overwritten. Fix: move it, choose '
+            'another --out, or set --overwrite where the command has it'
+        )
 
 
 def read_json(path: str | Path, backend_args: dict[str, Any] | None = None) -> Any:

@@ -124,8 +124,6 @@ def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
 
 def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:
     """The `given` classes. mmdet numbers them as the file does, so another order is refused."""
-    if isinstance(given, str):
-        raise ValueError(f"metainfo.classes={given!r} must be a list of names, as ['{given}']")
     unknown = [name for name in given if name not in set(found)]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), found, 3) or found[:20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,22 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ..common.folders import is_system_file, search, warn_once
 from ..common.overlay import IGNORED
+from ..common.text_files import read_names, write_new
+from ..common.wording import few
 
 _NUM_THREADS = 8
-_NUMBERS = r'[(\[]?\s*(?P<r>\d+)[\s,]+(?P<g>\d+)[\s,]+(?P<b>\d+)\s*[)\]]?'
-_COLOUR_FIRST = re.compile(rf'\s*{_NUMBERS}[\s,:]+(?P<name>.*\S)\s*')
-_COLOUR_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,=])\s*[:,=\s]\s*{_NUMBERS}\s*')
+_NUMBERS = r'[(\[]?\s*(?P<r>\d+)[\s,;]+(?P<g>\d+)[\s,;]+(?P<b>\d+)\s*[)\]]?'
+_COLOUR_FIRST = re.compile(rf'\s*{_NUMBERS}[\s,;:]+(?P<name>.*\S)\s*')
+_COLOUR_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,;=])\s*[:,;=\s]\s*{_NUMBERS}\s*')
+_HEX = r'#(?P<hex>[0-9a-fA-F]{6})'
+_HEX_FIRST = re.compile(rf'\s*{_HEX}[\s,;:]+(?P<name>.*\S)\s*')
+_HEX_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,;=])\s*[:,;=\s]\s*{_HEX}\s*')
+# Names of the columns of a table of colours
+_NAMES = {'name', 'class', 'label'}
+_PARTS = ({'r', 'red'}, {'g', 'green'}, {'b', 'blue'})
+_HEXES = {'hex', 'colour', 'color'}
 
 # Cityscapes: `id` of each of the 19 classes that are evaluated, in order of `trainId`.
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -35,6 +46,9 @@ PASCAL_CONTEXT = (
 )
 # fmt: on
 
+MAP_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp', '.gif', '.webp')  # of label maps in colours
+
+Colour = tuple[int, int, int]
 Read = Callable[[Path], np.ndarray]
 
 
@@ -81,8 +95,8 @@ def pascal_context(root: Path, labels: Path) -> int:
         source = root / 'ImageSets' / 'Main' / f'{split}.txt'
         if not source.is_file():
             raise ValueError(f'no list of pictures at {source}: unpack VOC2010 there')
-        names = [name for name in source.read_text().split() if name in there]
-        (lists / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names))
+        names = [name for name in read_names(source) if name in there]
+        write_new(lists / f'{split}.txt', names)
     return written
 
 
@@ -100,17 +114,23 @@ def check_ade20k(root: Path) -> None:
                 )
 
 
-def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) -> int:
-    """Label maps in colours as class numbers; a colour that has none is refused, by name.
+def coloured(
+    folder: Path, out: Path, colours: dict[Colour, int], *, overwrite: bool = False
+) -> int:
+    """Write maps of class numbers, as PNG, for the label maps in colours below a folder.
 
-    All are written anew: those that are there may have numbers of other `colours`.
+    Raises:
+        ValueError: a pixel has a colour without a class; `out` has such files already and
+            `overwrite` is not set, or is `folder`; two maps would have one name.
     """
     if out.resolve() == folder.resolve():
         raise ValueError(f'--out {out} holds the maps in colours, which would be lost: set another')
+    if not folder.is_dir():
+        raise ValueError(f'no folder of label maps at {folder}')
 
     def numbers(file: Path) -> np.ndarray:
-        with Image.open(file) as picture:
-            pixels = np.asarray(picture.convert('RGB')).astype(np.int64)
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert('RGB')).astype(np.int64)
         codes = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
         labels = np.full(codes.shape, -1)
         for (r, g, b), number in colours.items():
@@ -123,40 +143,81 @@ def coloured(folder: Path, out: Path, colours: dict[tuple[int, int, int], int]) 
             )
         return labels
 
-    files = _found(folder, '*.png', 'label maps in colours')
-    targets = [out / file.relative_to(folder) for file in files]
-    return convert(files, targets, np.arange(256, dtype=np.uint8), read=numbers, anew=True)
+    found = search(folder, MAP_SUFFIXES)
+    if not found.files:
+        jpeg = '. JPEG changes colours: export the maps as PNG' if '.jpg' in found.others else ''
+        raise ValueError(
+            f'no label maps in colours in {folder}: looked for {" ".join(MAP_SUFFIXES)}{jpeg}'
+        )
+    if found.left_out:
+        warn_once(found.left_out)
+    targets = [out / file.relative_to(folder).with_suffix('.png') for file in found.files]
+    if twice := [target for target, count in Counter(targets).items() if count > 1]:
+        raise ValueError(
+            f'{folder}: several label maps would be written to {few(twice)}: rename one of them'
+        )
+    if there := [target for target in targets if target.exists() and not overwrite]:
+        raise ValueError(
+            f'{len(there):,} of {len(targets):,} label maps are in {out} already ({few(there)}), '
+            'and may have other numbers: set another --out, or --overwrite'
+        )
+    return convert(found.files, targets, np.arange(256, dtype=np.uint8), read=numbers, anew=True)
 
 
-def read_colours(file: Path) -> tuple[dict[tuple[int, int, int], int], list[str]]:
-    """The number of each colour, and the names, of lines as `R G B NAME` or `NAME: (R, G, B)`.
+def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], list[str]]:
+    """Return the number of each colour, and the names of the classes in the order of the lines.
 
-    The name `ignored` is 255.
+    A line is `R G B NAME`, `NAME: (R, G, B)`, `#RRGGBB NAME` or `NAME #RRGGBB`. A first line that
+    names columns, as `name,r,g,b`, is left out. Several colours may have one name; the name
+    `ignored` is 255.
+
+    Raises:
+        ValueError: a line has another form, or its colour has a line already; names `source` and
+            the lines.
     """
-    colours: dict[tuple[int, int, int], int] = {}
+    colours: dict[Colour, int] = {}
+    numbers: dict[Colour, int] = {}  # of the lines
     names: list[str] = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if not line.strip():
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or (not numbers and _is_header(line)):
             continue
-        found = _COLOUR_FIRST.fullmatch(line) or _COLOUR_LAST.fullmatch(line)
-        colour = found and tuple(int(found[part]) for part in 'rgb')
-        if not found or not colour or max(colour) > 255:
+        colour, name = _parse_colour(line, f'{source}, line {number}')
+        if colour in numbers:
             raise ValueError(
-                f'{file}, line {number}: {line!r} is not R G B NAME, as 0 128 0 grass, nor NAME: '
-                '(R, G, B); each of them is 0 to 255'
+                f'{source}, line {number}: the colour {colour} has a class already, in line '
+                f'{numbers[colour]}'
             )
-        name = found['name']
-        if colour in colours:
-            raise ValueError(f'{file}, line {number}: the colour {colour} has a class already')
+        numbers[colour] = number
         if name == 'ignored':
             colours[colour] = IGNORED
             continue
-        if name not in names:  # several colours may make one class
+        if name not in names:
             names.append(name)
         colours[colour] = names.index(name)
     if not names:
-        raise ValueError(f'{file} names no class: write R G B NAME, one a line')
+        raise ValueError(f'{source} names no class: write R G B NAME, one a line')
     return colours, names
+
+
+def _parse_colour(line: str, place: str) -> tuple[Colour, str]:
+    if (found := _HEX_FIRST.fullmatch(line) or _HEX_LAST.fullmatch(line)) is not None:
+        r, g, b = bytes.fromhex(found['hex'])
+        return (r, g, b), found['name'].strip('"')
+    found = _COLOUR_FIRST.fullmatch(line) or _COLOUR_LAST.fullmatch(line)
+    values = tuple(int(found[part]) for part in 'rgb') if found else ()
+    if not found or max(values) > 255:
+        raise ValueError(
+            f'{place}: {line!r} is not R G B NAME, as 0 128 0 grass, nor NAME: (R, G, B), nor '
+            '#RRGGBB NAME; each of R, G and B is 0 to 255'
+        )
+    return (values[0], values[1], values[2]), found['name'].strip('"')
+
+
+def _is_header(line: str) -> bool:
+    """Return whether a line names the columns of those below it, and no columns beside them."""
+    words = {word.strip('"').lower() for word in re.split(r'[\s,;]+', line.strip())}
+    colour = bool(words & _HEXES) or all(words & part for part in _PARTS)
+    return colour and bool(words & _NAMES) and words <= _NAMES.union(_HEXES, *_PARTS)
 
 
 def convert(
@@ -201,7 +262,7 @@ def _matlab_labels(file: Path) -> np.ndarray:
 
 
 def _found(folder: Path, pattern: str, source: str) -> list[Path]:
-    files = sorted(folder.rglob(pattern))
+    files = sorted(file for file in folder.rglob(pattern) if not is_system_file(file.name))
     if not files:
         raise ValueError(f'no {pattern} in {folder}: unpack {source} there')
     return files

@@ -24,11 +24,14 @@ from mmseg.datasets import (
 from mmseg.datasets.transforms import LoadAnnotations
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
+from ..common.folders import find_files, is_system_file
 from ..common.groups import GroupFile
+from ..common.orientation import SIDEWAYS, is_on_its_side, orientation_of, turn
 from ..common.palette import Colour, palette
 from ..common.picture_sizes import PICTURE_SUFFIXES
 from ..common.resampling import resize_labels
 from ..common.sample import BadSampleError
+from ..common.text_files import read_lines, read_names
 from ..common.wording import few
 
 _LARGEST = 255  # labels are bytes; this one is never a class
@@ -40,17 +43,23 @@ _BACKGROUND = ('background', 'null', 'void', 'other', 'none')
 class LoadSegMap(LoadAnnotations):
     """mmseg's `LoadAnnotations` for label maps, which checks what it reads.
 
-    A label map is a picture of one channel whose values are class numbers; the ignored label is
-    255. One of several channels, of another size than its picture, or with numbers that no class
-    has is a bad sample, named with the way out. `resize` takes a map of another size, by nearest
-    neighbour. As in mmseg 0 becomes the ignored label by the data set's `reduce_zero_label`, and
-    only then the classes that are left out are mapped. Without a `seg_map_path` (the Inferencers
-    give none) nothing is loaded.
+    A label map is an image of one channel whose values are class numbers; the ignored label is
+    255. One of several channels, of another size than its image, or with numbers that no class
+    has is a bad sample, and the error names the fix. As in mmseg 0 becomes the ignored label by the
+    data set's `reduce_zero_label`, and only then the classes that are left out are mapped. Without
+    a `seg_map_path` (the Inferencers give none) nothing is loaded.
+
+    Args:
+        resize: resize a map of another size by nearest neighbour. A map that lies on its side is
+            refused even so.
+        turn: turn maps by the EXIF orientation of their images: for maps that were drawn on the
+            images as they are stored. A map that has the size of its image as shown, where these
+            sizes differ, is upright and stays so.
     """
 
-    def __init__(self, *, resize: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, resize: bool = False, turn: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.resize = resize
+        self.resize, self.turn = resize, turn
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         if results.get('seg_map_path') is not None:
@@ -62,6 +71,8 @@ class LoadSegMap(LoadAnnotations):
         content = fileio.get(file, backend_args=self.backend_args)
         labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
         labels = self._one_channel(labels, file)
+        if self.turn:
+            labels = self._turned(labels, results)
         labels = self._of_size(labels, results, file)
         _check_numbers(labels, results, file)
         labels = labels.astype(np.uint8)
@@ -89,10 +100,19 @@ class LoadSegMap(LoadAnnotations):
             '`python tools/prepare_data.py masks` turns colours into class numbers'
         )
 
+    def _turned(self, labels: np.ndarray, results: dict[str, Any]) -> np.ndarray:
+        """Turn a map by its image's EXIF orientation, unless its size shows that it is upright."""
+        orientation = orientation_of(results['img_path'], self.backend_args)
+        h, w = results['ori_shape'][:2]
+        stored = (w, h) if orientation in SIDEWAYS else (h, w)
+        return labels if is_on_its_side(labels.shape, stored) else turn(labels, orientation)
+
     def _of_size(self, labels: np.ndarray, results: dict[str, Any], file: str) -> np.ndarray:
         h, w = results['ori_shape'][:2]
         if labels.shape == (h, w):
             return labels
+        if is_on_its_side(labels.shape, (h, w)):
+            raise BadSampleError(self._on_its_side(labels.shape, results, file))
         if not self.resize:
             raise BadSampleError(
                 f'{file}: the label map is {labels.shape[0]} x {labels.shape[1]} pixels (height x '
@@ -101,8 +121,23 @@ class LoadSegMap(LoadAnnotations):
             )
         return resize_labels(labels, (h, w))
 
+    def _on_its_side(self, size: tuple[int, ...], results: dict[str, Any], file: str) -> str:
+        """Describe a map whose height and width are swapped against its image."""
+        (h, w), image = results['ori_shape'][:2], results['img_path']
+        text = (
+            f'{file}: the label map is {size[0]} x {size[1]} pixels (height x width), its image '
+            f'{image} {h} x {w}: height and width are swapped'
+        )
+        orientation = orientation_of(image, self.backend_args)
+        if orientation not in SIDEWAYS:
+            return f'{text}. Fix: turn the map or the image by a quarter, as the image is shown'
+        return (
+            f'{text} by the EXIF orientation {orientation} of the image, which loading applies. '
+            "Fix: dict(type='LoadSegMap', turn=True) turns maps in the same way"
+        )
+
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(resize={self.resize})'
+        return f'{type(self).__name__}(resize={self.resize}, turn={self.turn})'
 
 
 def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> None:
@@ -151,6 +186,7 @@ class CheckedSegSamples(SeededSamples):
                 'model would learn to say it everywhere; name what it is to be told from as well'
             )
         found: list[dict[str, Any]] = super().load_data_list()  # type: ignore[misc]
+        found = [record for record in found if not is_system_file(record['img_path'])]
         self._check_pairs(found)
         groups = GroupFile(getattr(self, 'data_root', None) or '.')
         named = getattr(self, 'named', None) or type(self).METAINFO['classes']  # type: ignore[attr-defined]
@@ -171,7 +207,7 @@ class CheckedSegSamples(SeededSamples):
             )
         if maps is None or '://' in str(maps):
             return
-        there = {str(path) for path in Path(maps).rglob(f'*{self.seg_map_suffix}')}  # type: ignore[attr-defined]
+        there = {str(path) for path in find_files(maps, [self.seg_map_suffix])}  # type: ignore[attr-defined]
         wanted = {str(Path(record['seg_map_path'])): record['img_path'] for record in found}
         if lacking := [picture for file, picture in wanted.items() if file not in there]:
             raise ValueError(
@@ -200,7 +236,35 @@ class CheckedSegSamples(SeededSamples):
         return results
 
 
-class _Folder(BaseSegDataset):
+class _Listed(BaseSegDataset):
+    """Data set of mmseg whose `ann_file` may have any encoding that `read_text` reads."""
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        if not self.ann_file or Path(self.ann_file).is_dir():
+            found: list[dict[str, Any]] = super().load_data_list()
+            return found
+        if not Path(self.ann_file).is_file():
+            raise ValueError(f'no list of images at {self.ann_file}: set data_root or ann_file')
+        folder = self.data_prefix['img_path']
+        return [
+            self._record(str(Path(folder) / f'{name}{self.img_suffix}'), name)
+            for name in read_names(self.ann_file)
+        ]
+
+    def _record(self, img_path: str, name: str) -> dict[str, Any]:
+        """Return the record of an image whose label map has this name before its suffix."""
+        maps = self.data_prefix.get('seg_map_path') or None
+        there = {'seg_map_path': str(Path(maps) / f'{name}{self.seg_map_suffix}')} if maps else {}
+        return dict(
+            img_path=img_path,
+            **there,
+            label_map=self.label_map,
+            reduce_zero_label=self.reduce_zero_label,
+            seg_fields=[],
+        )
+
+
+class _Folder(_Listed):
     """See `NaViTSegDataset`."""
 
     METAINFO: ClassVar[dict[str, Any]] = {}
@@ -214,7 +278,7 @@ class _Folder(BaseSegDataset):
         lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
-        chosen = (metainfo or {}).get('classes')
+        chosen = self._load_metainfo(metainfo).get('classes')
         self.named = read_classes(str(Path(kwargs.get('data_root') or '') / class_file), chosen)
         classes = self.named if chosen is None else tuple(chosen)
         metainfo = {'palette': _colours(classes), **(metainfo or {}), 'classes': classes}
@@ -232,14 +296,7 @@ class _Folder(BaseSegDataset):
         pictures = pictures_in(self.data_prefix['img_path'], self.img_suffix)
         if self.ann_file:
             pictures = {name: pictures[name] for name in self._listed(pictures)}
-        maps = self.data_prefix.get('seg_map_path') or None
-        found = []
-        for name, file in pictures.items():
-            record: dict[str, Any] = dict(img_path=file, label_map=self.label_map, seg_fields=[])
-            if maps is not None:
-                record['seg_map_path'] = str(Path(maps) / f'{name}{self.seg_map_suffix}')
-            found.append({**record, 'reduce_zero_label': self.reduce_zero_label})
-        return found
+        return [self._record(file, name) for name, file in pictures.items()]
 
     def _listed(self, pictures: dict[str, str]) -> list[str]:
         """The names in `ann_file`, all of which have to be there."""
@@ -249,8 +306,11 @@ class _Folder(BaseSegDataset):
                 "tools/prepare_data.py split`, set ann_file to a file with a name a line, or to '' "
                 'for all pictures of the folder'
             )
-        lines = [line.strip() for line in Path(self.ann_file).read_text().splitlines()]
-        names = [_stem(line.removesuffix(self.img_suffix)) for line in lines if line]
+        names = [
+            self._name_of(line.strip(), pictures, f'{self.ann_file}, line {number}')
+            for number, line in enumerate(read_lines(self.ann_file), 1)
+            if line.strip() and not is_system_file(line.strip())
+        ]
         if lacking := [name for name in names if name not in pictures]:
             folder = self.data_prefix['img_path']
             raise ValueError(
@@ -258,6 +318,19 @@ class _Folder(BaseSegDataset):
                 f'{folder}: {few(lacking)}; correct the list, or data_prefix.img_path'
             )
         return names
+
+    def _name_of(self, line: str, pictures: dict[str, str], place: str) -> str:
+        """Return the name that a line gives with or without the suffix of its image.
+
+        ``scan.tif`` is the image scan.tif.jpg or the image scan.tif: the one that is there.
+        """
+        short = line.removesuffix(self.img_suffix) if self.img_suffix else _stem(line)
+        if line in pictures and short in pictures and short != line:
+            raise ValueError(
+                f'{place}: {line!r} is the name of two images, {pictures[line]} and '
+                f'{pictures[short]}: write {line + Path(pictures[line]).suffix!r} or {short!r}'
+            )
+        return line if line in pictures else short
 
 
 def _colours(classes: Sequence[str]) -> list[Colour]:
@@ -274,9 +347,7 @@ def pictures_in(folder: str, suffix: str = '') -> dict[str, str]:
     if not Path(folder).is_dir():
         raise ValueError(f'no folder of pictures at {folder}: set data_root, data_prefix.img_path')
     found: dict[str, str] = {}
-    for path in sorted(Path(folder).rglob('*')):
-        if not path.name.lower().endswith((suffix.lower(),) if suffix else PICTURE_SUFFIXES):
-            continue
+    for path in find_files(folder, [suffix] if suffix else PICTURE_SUFFIXES):
         whole = str(path.relative_to(folder))
         name = whole[: -len(suffix)] if suffix else _stem(whole)
         if name in found:
@@ -318,8 +389,7 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
             f'no class names at {file}: write one a line, the first that of label 0, or give '
             "metainfo=dict(classes=['...', ...])"
         )
-    names = [line.strip() for line in Path(file).read_text().splitlines()]
-    names = [name for name in names if name]
+    names = read_names(file)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f'{file}: the class names {few(twice)} stand there twice')
     if not 0 < len(names) <= _LARGEST:
@@ -339,25 +409,25 @@ def _near(file: str, there: set[str]) -> str:
 
 
 @DATASETS.register_module()
-class NaViTADE20KDataset(CheckedSegSamples, ADE20KDataset):
+class NaViTADE20KDataset(CheckedSegSamples, _Listed, ADE20KDataset):
     """ADE20K (SceneParse150), its samples checked and seeded."""
 
 
 @DATASETS.register_module()
-class NaViTCityscapesDataset(CheckedSegSamples, CityscapesDataset):
+class NaViTCityscapesDataset(CheckedSegSamples, _Listed, CityscapesDataset):
     """Cityscapes, its samples checked and seeded."""
 
 
 @DATASETS.register_module()
-class NaViTPascalContextDataset(CheckedSegSamples, PascalContextDataset):
+class NaViTPascalContextDataset(CheckedSegSamples, _Listed, PascalContextDataset):
     """Pascal Context with its background, 60 classes, its samples checked and seeded."""
 
 
 @DATASETS.register_module()
-class NaViTPascalContextDataset59(CheckedSegSamples, PascalContextDataset59):
+class NaViTPascalContextDataset59(CheckedSegSamples, _Listed, PascalContextDataset59):
     """Pascal Context without background, 59 classes, its samples checked and seeded."""
 
 
 @DATASETS.register_module()
-class NaViTCOCOStuffDataset(CheckedSegSamples, COCOStuffDataset):
+class NaViTCOCOStuffDataset(CheckedSegSamples, _Listed, COCOStuffDataset):
     """COCO-Stuff 164k, 171 classes, its samples checked and seeded."""

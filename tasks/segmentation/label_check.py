@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from rich.progress import track
 
+from ..common.class_check import named
 from ..common.picture_check import PictureCheckHook, refuse
 from ..common.picture_sizes import UNREADABLE, picture_size
 from ..common.sample import BadSampleError
@@ -30,6 +32,10 @@ class Found(NamedTuple):
     pixels: np.ndarray  # [256] of each label, as training sees them
     faults: list[str]  # of the maps that cannot be used, a sentence each
     num_read: int
+
+    @property
+    def num_good(self) -> int:
+        return self.num_read - len(self.faults)
 
 
 def read_label_maps(dataset: Any, indices: Iterable[int]) -> Found:
@@ -56,52 +62,86 @@ def read_label_maps(dataset: Any, indices: Iterable[int]) -> Found:
     return Found(pixels, [c for c in counts if isinstance(c, str)], len(chosen))
 
 
-def one_class_alone(dataset: Any, found: Found) -> str:
-    """What is wrong where only one class has pixels and all others are ignored; empty if not."""
+def problem_of(dataset: Any, found: Found) -> str:
+    """Describe why label maps have nothing to learn from or to compare with; empty if they have.
+
+    In an evaluation one class with pixels is enough.
+    """
     classes, counts = dataset.metainfo['classes'], found.pixels
-    there = np.flatnonzero(counts[: len(classes)])
-    if len(there) != 1:
+    present = np.flatnonzero(counts[: len(classes)])
+    ignored = counts[dataset.ignore_index] / max(counts.sum(), 1)
+    if not len(present):
+        return (
+            f'no pixel has a class, {ignored:.0%} of all are ignored. Fix: look at '
+            'reduce_zero_label, and at the numbers in the label maps'
+        )
+    if len(present) > 1 or dataset.test_mode:
         return ''
-    share = 100 * counts[dataset.ignore_index] / max(counts.sum(), 1)
+    name = classes[present[0]]
     text = (
-        f'of {len(classes)} classes only {classes[there[0]]!r} has pixels, and {share:.1f} % of '
-        'all are ignored: a model would learn to say that one everywhere'
+        f'of {len(classes)} classes only {name!r} has pixels, and {100 * ignored:.1f} % of all are '
+        'ignored: a model would learn to predict that class everywhere'
     )
-    if there[0] == 0 and share > 0:
-        text += '; where the maps are 0 and 255, 255 is the ignored label: write 1 in its place'
+    if present[0] == 0 and ignored > 0:
+        text += f'. Fix, where the maps are 0 and 255: {_binary_fix(dataset, classes)}'
     return text
+
+
+def _binary_fix(dataset: Any, classes: Sequence[str]) -> str:
+    """Return the commands that number maps of 0 and 255, in which 255 is the ignored label."""
+    folder = Path(dataset.data_prefix['seg_map_path'])
+    out = folder.with_name(f'{folder.name}_numbered')
+    colours = [f'0 0 0 {classes[0]}', f'255 255 255 {classes[1]}']
+    command = ['masks', str(folder), '--colours', *colours, '--out', str(out)]
+    within = os.path.relpath(out, dataset.data_root or '.')
+    return (
+        f'python tools/prepare_data.py {shlex.join(command)}, then set data_prefix.seg_map_path to '
+        f'{within!r}'
+    )
+
+
+def read_some(dataset: Any, num_maps: int) -> Found:
+    """Read this many label maps all over a data set, and all where these have a problem."""
+    found = read_label_maps(dataset, range(0, len(dataset), max(1, len(dataset) // num_maps)))
+    if found.num_read < len(dataset) and (not found.num_good or problem_of(dataset, found)):
+        return read_label_maps(dataset, range(len(dataset)))
+    return found
 
 
 @HOOKS.register_module()
 class LabelMapCheckHook(PictureCheckHook):
     """Reads all label maps of an evaluation, and some of a training set, before the first step.
 
-    An evaluation with maps that it would stop at is refused, and all of these are named. A training
-    set of which no map can be used is refused; where one class alone has pixels, that is said.
+    Refuses an evaluation with maps that it would stop at, and names them all; a training set of
+    which no map can be used; and either where no pixel has a class. A training set where one class
+    alone has pixels is refused too. All its maps are read before it is.
     """
 
     def check_some(self, dataset: Any) -> None:
-        found = _on_main(dataset, range(0, len(dataset), max(1, len(dataset) // _NUM_READ)))
+        found = _on_main(dataset, lambda: read_some(dataset, _NUM_READ))
         if found is None:
             return
-        if len(found.faults) == found.num_read:
+        if not found.num_good:
             raise ValueError(f'not one label map can be used: {found.faults[0]}')
-        if text := one_class_alone(dataset, found):
-            print_log(f'label maps: {text}', 'current', logging.WARNING)
+        if problem := problem_of(dataset, found):
+            raise ValueError(f'label maps of {named(dataset)}: {problem}')
 
     def check_all(self, dataset: Any) -> None:
-        found = _on_main(dataset, range(len(dataset)))
-        if found is not None:
-            refuse(found.faults, f'of {len(dataset)} label maps')
+        found = _on_main(dataset, lambda: read_label_maps(dataset, range(len(dataset))))
+        if found is None:
+            return
+        refuse(found.faults, f'of {len(dataset)} label maps')
+        if problem := problem_of(dataset, found):
+            raise ValueError(f'label maps of {named(dataset)}: {problem}')
 
 
-def _on_main(dataset: Any, indices: Iterable[int]) -> Found | None:
-    """What the first rank reads, on all ranks; None where there are no label maps on this disk."""
+def _on_main(dataset: Any, read: Callable[[], Found]) -> Found | None:
+    """Return what the first rank reads; None where there are no label maps on this disk."""
     loads = any(hasattr(step, '_load_seg_map') for step in dataset.pipeline.transforms)
     info = dataset.get_data_info(0)
     if not loads or not info.get('seg_map_path') or '://' in str(info['seg_map_path']):
         return None
-    held: list[Any] = [read_label_maps(dataset, indices)] if is_main_process() else [None]
+    held: list[Any] = [read()] if is_main_process() else [None]
     broadcast_object_list(held)
     found: Found = held[0]
     return found
