@@ -114,6 +114,30 @@ def test_mmcv_without_operators(broken):
         assert part in found['mmcv ops'].fix
 
 
+def test_video_does_without_operators_and_detection_does_not(broken, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, 'which', lambda name: None)
+    broken('mmcv.ops', ImportError("No module named 'mmcv._ext'"))
+    found = list(doctor.examine(HEALTHY, REQUIRED))
+    for_video = {item.name: item for item in doctor.for_task(found, 'video')}
+    assert not [item for item in for_video.values() if item.problem]
+    assert 'mmcv._ext' in for_video['mmcv ops'].note
+    assert for_video['mmcv ops'].note.endswith('video does not need it')
+    for task in ('detection', 'segmentation', ''):
+        wrong = [item.name for item in doctor.for_task(found, task) if item.problem]
+        assert wrong == ['mmcv ops', 'compiler']
+    alone = {
+        k: v for k, v in HEALTHY.items() if k not in ('onedl-mmdetection', 'onedl-mmsegmentation')
+    }
+    assert problems(alone) == {}
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'video'])
+def test_the_task_of_a_config_is_read_without_importing_it(task):
+    config = next((ROOT / 'configs' / task).glob('*.py'))
+    assert doctor.task_of_config(config) == task
+    assert doctor.task_of_config(ROOT / 'no.py') == ''
+
+
 def test_compiler_is_missed_only_where_one_is_needed(monkeypatch, broken):
     monkeypatch.setattr(doctor.shutil, 'which', lambda name: None)
     assert problems(HEALTHY) == {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
-import logging
 from pathlib import Path
 
 import pytest
 
+from navit_backbone.tasks.common import text_files
 from navit_backbone.tasks.common.text_files import (
     Table,
     read_json,
@@ -27,13 +27,15 @@ WESTERN = 'marche 0\narrêt 1\n'
     'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32']
 )
 def test_unicode_is_read_in_every_encoding_without_a_word(
-    tmp_path: Path, encoding: str, newline: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, encoding: str, newline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(text_files, 'print_log', lambda text, *_: said.append(text))
     file = tmp_path / 'list.txt'
     file.write_bytes(TEXT.replace('\n', newline).encode(encoding))
     assert read_text(file) == TEXT
     assert read_lines(file) == ['play guitar 0', 'arrêt 1', '走路 2']
-    assert not caplog.records
+    assert not said
 
 
 def test_big_endian_with_a_mark_is_read(tmp_path: Path) -> None:
@@ -50,20 +52,15 @@ def test_utf_16_without_a_mark_is_read_where_only_newlines_are_latin(tmp_path: P
 
 @pytest.mark.parametrize('encoding', ['latin-1', 'cp1252'])
 def test_western_files_are_read_with_one_warning_that_names_them(
-    tmp_path: Path,
-    encoding: str,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(text_files, 'print_log', lambda text, *_: said.append(text))
     file = tmp_path / 'latin.txt'
     file.write_bytes(WESTERN.encode(encoding))
-    with caplog.at_level(logging.WARNING):
-        assert read_text(file) == WESTERN
-        assert read_text(file) == WESTERN
-    said = capfd.readouterr()
-    lines = [line for line in (caplog.text + said.out + said.err).splitlines() if str(file) in line]
-    assert len(lines) == 1
-    assert 'Windows-1252' in lines[0]
+    assert read_text(file) == WESTERN
+    assert read_text(file) == WESTERN
+    assert [f'{file}: read as Windows-1252' in text for text in said] == [True]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +42,7 @@ UPSTREAM = {
     'mmsegmentation': 'onedl-mmsegmentation',
     'decord': 'decord2',
 }
+_NEED_OPERATORS = ('detection', 'segmentation')
 PIP = f'{sys.executable} -m pip'
 ENVIRONMENT = Path(__file__).resolve().parents[1] / '.venv'  # of a clone, after make setup
 Versions = Mapping[str, str]  # distribution -> version
@@ -56,6 +57,7 @@ class Finding:
     problem: str = ''
     fix: str = ''  # what mends the problem
     note: str = ''  # what to know of it where nothing is wrong
+    tasks: tuple[str, ...] = ()  # that need it; every task where empty
 
     def __str__(self) -> str:
         state = 'WRONG' if self.problem else 'see' if self.note else 'ok'
@@ -98,8 +100,9 @@ def check_compiler(*, needed: bool) -> Finding:
     path = next((path for name in names if name and (path := shutil.which(name))), None)
     if path is None:
         problem = 'the operators of mmcv cannot be compiled without one' if needed else ''
+        fix = 'apt-get install g++ (or its like)'
         return Finding(
-            name='compiler', found='none', problem=problem, fix='apt-get install g++ (or its like)'
+            name='compiler', found='none', problem=problem, fix=fix, tasks=_NEED_OPERATORS
         )
     said = subprocess.run([path, '--version'], capture_output=True, text=True, check=False).stdout
     return Finding(name='compiler', found=f'{path}: {said.splitlines()[0] if said else "silent"}')
@@ -167,16 +170,22 @@ def check_package(
         hint = f'make setup, or {PIP} install "navit-backbone[{extra}]"'
         return Finding(name=module, found=f'absent; {users} would need it: {hint}')
     problem = f'{version} is not {wanted}' if wanted not in ('', version) else _import_error(module)
-    return Finding(name=module, found=f'{dist} {version}', problem=problem, fix=fix)
+    tasks = (users,) if users in ('detection', 'segmentation', 'video') else ()
+    return Finding(name=module, found=f'{dist} {version}', problem=problem, fix=fix, tasks=tasks)
 
 
 def check_ops(installed: Versions, required: Versions) -> Finding:
-    """Whether mmcv came with its compiled operators, for the device in use too."""
+    """Check that mmcv has its compiled operators, for the device in use; video needs none."""
     if 'onedl-mmcv' not in installed:
         return Finding(name='mmcv ops', found='absent with mmcv')
     fix, problem = install('onedl-mmcv', required), _import_error('mmcv.ops')
+    if problem and not {'onedl-mmdetection', 'onedl-mmsegmentation'} & installed.keys():
+        note = f'{" and ".join(_NEED_OPERATORS)} would need them: {fix}'
+        return Finding(name='mmcv ops', found='none', note=note)
     if problem:
-        return Finding(name='mmcv ops', found='none', problem=problem, fix=fix)
+        return Finding(
+            name='mmcv ops', found='none', problem=problem, fix=fix, tasks=_NEED_OPERATORS
+        )
     import torch
     from mmcv.ops import get_compiling_cuda_version, nms
 
@@ -185,7 +194,11 @@ def check_ops(installed: Versions, required: Versions) -> Finding:
     lacks = torch.cuda.is_available() and cuda == 'not available'
     problem = 'compiled without CUDA, and torch has a GPU here' if lacks else ''
     return Finding(
-        name='mmcv ops', found=f'compiled, CUDA {cuda}', problem=problem, fix=f'FORCE_CUDA=1 {fix}'
+        name='mmcv ops',
+        found=f'compiled, CUDA {cuda}',
+        problem=problem,
+        fix=f'FORCE_CUDA=1 {fix}',
+        tasks=_NEED_OPERATORS,
     )
 
 
@@ -258,6 +271,26 @@ def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]
     yield from examine_model(cfg, data)
 
 
+def task_of_config(path: Path) -> str:
+    """Return the task of a config; empty where it, or what reads it, has a fault of its own."""
+    try:
+        from mmengine.config import Config
+
+        from navit_backbone.tools.command_line import task_of
+
+        return task_of(Config.fromfile(path, import_custom_modules=False), path)
+    except (ImportError, OSError, ValueError, SyntaxError, NameError, LookupError, TypeError):
+        return ''
+
+
+def for_task(findings: Iterable[Finding], task: str) -> Iterator[Finding]:
+    """Yield findings; a problem of what this task does not need becomes a note."""
+    for item in findings:
+        if item.problem and task and item.tasks and task not in item.tasks:
+            item = replace(item, problem='', note=f'{item.problem}; {task} does not need it')
+        yield item
+
+
 def report(findings: Iterable[Finding]) -> int:
     """Print them as they come; the number of problems."""
     problems = 0
@@ -281,7 +314,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     parser.add_argument('--selftest', action='store_true', help='attention, and a training step')
     args = parser.parse_args()
-    stop_at(report(examine(installed_versions(), required_versions())))
+    found = examine(installed_versions(), required_versions())
+    stop_at(report(for_task(found, task_of_config(args.config) if args.config else '')))
     if args.selftest:
         from navit_backbone.tools.selftest import selftest
 

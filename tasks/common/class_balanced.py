@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmengine.dataset import ClassBalancedDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset
 from mmengine.registry import DATASETS
 
 from .sample import SampleIndex
@@ -14,6 +14,16 @@ class SeededClassBalancedDataset(ClassBalancedDataset):
 
     That one looks an index up in a list, which gives back a plain number without its seed.
     """
+
+    def _get_repeat_factors(self, dataset: BaseDataset, repeat_thr: float) -> list[float]:
+        try:
+            factors: list[float] = super()._get_repeat_factors(dataset, repeat_thr)
+        except NotImplementedError as error:
+            raise ValueError(
+                f'{type(self).__name__}: {type(dataset).__name__} does not say which classes a '
+                'sample has: it needs a method get_cat_ids(index)'
+            ) from error
+        return factors
 
     def _get_ori_dataset_idx(self, index: int) -> int:
         found = super()._get_ori_dataset_idx(index)

@@ -357,6 +357,11 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         classes = self.metainfo['classes']
         return {**record, 'classes': classes, 'num_classes': len(classes)}
 
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Return the classes of a clip, for samplers that balance them."""
+        labels: list[int] = self.get_data_info(index)['gt_label']
+        return labels
+
     def complete_sizes(self) -> None:
         """Scan the files whose sizes the list does not tell."""
         super().complete_sizes()

@@ -33,6 +33,7 @@ from ..common.resampling import resize_labels
 from ..common.sample import BadSampleError
 from ..common.text_files import read_lines, read_names
 from ..common.wording import few
+from .label_check import count_pixels
 
 _LARGEST = 255  # labels are bytes; this one is never a class
 _DARK: Colour = (36, 36, 44)
@@ -171,6 +172,8 @@ class CheckedSegSamples(SeededSamples):
     counted.
     """
 
+    _present: list[list[int]] | None = None  # of each sample, the classes with pixels
+
     def load_data_list(self) -> list[dict[str, Any]]:
         for key in ('img_path', 'seg_map_path'):
             folder = str(self.data_prefix.get(key) or '')  # type: ignore[attr-defined]
@@ -224,6 +227,19 @@ class CheckedSegSamples(SeededSamples):
                 'current',
                 logging.WARNING,
             )
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """Return the classes with pixels in a label map, for samplers that balance them.
+
+        Reads all maps at the first call; a map that cannot be read has no classes.
+        """
+        if self._present is None or len(self._present) != len(self):  # type: ignore[arg-type]
+            number = len(self.metainfo['classes'])  # type: ignore[attr-defined]
+            self._present = [
+                [] if isinstance(count, str) else np.flatnonzero(count[:number]).tolist()
+                for count in count_pixels(self, range(len(self)))  # type: ignore[arg-type]
+            ]
+        return self._present[index]
 
     def _run_pipeline(self, index: int, *args: Any) -> dict[str, Any]:
         results = super()._run_pipeline(index, *args)

@@ -38,28 +38,35 @@ class Found(NamedTuple):
         return self.num_read - len(self.faults)
 
 
-def read_label_maps(dataset: Any, indices: Iterable[int]) -> Found:
-    """The labels of these samples; raise nothing."""
+def count_pixels(dataset: Any, indices: Iterable[int]) -> list[np.ndarray | str]:
+    """Return [256] pixels of each label for each of these samples, or what is wrong with its map.
+
+    Labels are those that training sees. Nothing is raised.
+    """
     chosen = list(indices)
     (loader,) = [s for s in dataset.pipeline.transforms if hasattr(s, '_load_seg_map')][:1]
 
-    def read(index: int) -> np.ndarray | str:
+    def count(index: int) -> np.ndarray | str:
         record = dataset.get_data_info(index)
         try:
             record['ori_shape'] = tuple(int(side) for side in picture_size(record['img_path']))
             labels = loader(record)['gt_seg_map']
         except _BROKEN as error:
-            file, told = record['seg_map_path'], ' '.join(str(error).split())
-            return told if str(file) in told else f'{file}: {told or type(error).__name__}'
+            file, text = record['seg_map_path'], ' '.join(str(error).split())
+            return text if str(file) in text else f'{file}: {text or type(error).__name__}'
         return np.bincount(labels.ravel(), minlength=256)
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = track(
-            pool.map(read, chosen), 'reading label maps', len(chosen), disable=len(chosen) < _MANY
-        )
-        counts = list(found)
+        counts = pool.map(count, chosen)
+        hidden = len(chosen) < _MANY
+        return list(track(counts, 'reading label maps', len(chosen), disable=hidden))
+
+
+def read_label_maps(dataset: Any, indices: Iterable[int]) -> Found:
+    """Read the label maps of these samples; raise nothing."""
+    counts = count_pixels(dataset, indices)
     pixels = sum((c for c in counts if not isinstance(c, str)), np.zeros(256, dtype=np.int64))
-    return Found(pixels, [c for c in counts if isinstance(c, str)], len(chosen))
+    return Found(pixels, [c for c in counts if isinstance(c, str)], len(counts))
 
 
 def problem_of(dataset: Any, found: Found) -> str:
