@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import track
 
 from .drawings import CLASSES, Drawing, draw
+from .text_files import read_json
 
 
 def write_sample_set(out: Path, *, seed: int, num_pictures: dict[str, int]) -> bool:
@@ -43,7 +44,7 @@ def _annotation_file(out: Path, split: str) -> Path:
 
 def _refuse_unless_same(out: Path, info: dict[str, Any]) -> bool:
     file = _annotation_file(out, 'train')
-    found = json.loads(file.read_text()).get('info') if file.is_file() else None
+    found = read_json(file).get('info') if file.is_file() else None
     if found != info:
         what = 'another set or other files' if found is None else f'a set made with {found}'
         raise ValueError(

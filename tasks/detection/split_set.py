@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.text_files import read_json
 from .annotations import read_annotations
 
 SPLITS = ('train', 'val')
@@ -36,7 +37,7 @@ def split_annotations(
         share=share,
         seed=seed,
     )
-    content = json.loads(ann_file.read_text())
+    content = read_json(ann_file)
     parts = {}
     for split in SPLITS:
         parts[split] = content | {

@@ -22,6 +22,7 @@ from rich.progress import track
 
 from ..common.groups import GROUP_FILE
 from ..common.resampling import resize_image
+from ..common.text_files import read_json
 
 # What the content does; each pair is one path, forward and backward.
 PAIRS = (('left', 'right'), ('up', 'down'), ('in', 'out'), ('clockwise', 'anticlockwise'))
@@ -112,7 +113,7 @@ def write_motions(
     info = dict(version=2, seed=seed, frames=frames, **num_clips)
     stated = out / 'motions.json'
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if stated.is_file() and json.loads(stated.read_text()) == info:
+        if stated.is_file() and read_json(stated) == info:
             return False
         raise ValueError(
             f'--out {out} holds other files, and nothing is overwritten: remove it or choose '
