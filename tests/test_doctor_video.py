@@ -98,3 +98,26 @@ def test_no_clip_that_can_be_read_is_a_problem(healthy, tmp_path):
         file.write_bytes(b'nothing')
     problems, _ = told(healthy)
     assert 'not one clip can be read' in problems['val_dataloader.dataset']
+
+
+def test_several_classes_a_clip_need_a_head_and_metrics_for_them(healthy):
+    several = {
+        f'{split}_dataloader.dataset.multi_class': True for split in ('train', 'val', 'test')
+    }
+    override(healthy, several)
+    problem = told(healthy)[0]['multi_class']
+    fields = [
+        'model.head.multi_label=True',
+        'val_evaluator.multi_label=True',
+        'test_evaluator.multi_label=True',
+        'default_hooks.checkpoint.save_best=mAP',
+    ]
+    assert problem.startswith('train_dataloader.dataset has multi_class=True')
+    assert problem.endswith(f'Fix: set {" ".join(fields)}')
+    for number, field in enumerate(fields):  # each is asked for as long as it is lacking
+        key, value = field.split('=')
+        override(healthy, {key: value if value == 'mAP' else True})
+        left = told(healthy)[0].get('multi_class', '')
+        assert left.endswith(' '.join(fields[number + 1 :]))
+        assert field not in left
+    assert not left

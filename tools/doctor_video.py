@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import METRICS, MODELS
+from torch import nn
 
 from navit_backbone.tasks.common.dataset import file_of
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sample import SampleSeed
 from navit_backbone.tasks.common.wording import few
+from navit_backbone.tasks.video.label_check import check_multi_label
 from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import (
     MISTAKES,
@@ -128,6 +130,22 @@ def count_classes(dataset: Any) -> Finding:
     )
 
 
+def check_labels(cfg: Config, datasets: Mapping[str, Any], model: nn.Module) -> Iterator[Finding]:
+    """Check that head and metrics take several classes a clip where the data has them."""
+    metrics = {}
+    for key in ('val_evaluator', 'test_evaluator'):
+        given = cfg.get(key) or []
+        items = [given] if isinstance(given, Mapping) else list(given)
+        for number, item in enumerate(items):
+            metrics[key if len(items) == 1 else f'{key}.{number}'] = METRICS.build(item)
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    loaders = {f'{split}_dataloader': data for split, data in datasets.items()}
+    try:
+        check_multi_label(loaders, model, metrics, checkpoint.get('save_best'))
+    except ValueError as error:
+        yield Finding(name='multi_class', found='', problem=str(error))
+
+
 def check_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the model can be built, and has a position for every frame that it will see."""
     try:
@@ -153,6 +171,7 @@ def check_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:
             problem=f'{time.max_size} frames have positions, a clip may have {most}',
             fix=f'set it to {int(2 ** np.ceil(np.log2(most)))}, or fractional=True',
         )
+    yield from check_labels(cfg, datasets, model)
     for split, data in datasets.items():
         if model.head.num_classes != len(data.metainfo['classes']):
             yield Finding(

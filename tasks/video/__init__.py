@@ -4,7 +4,7 @@ from navit_backbone import backbone
 
 from .. import common
 from ..common import clip_budget, clip_data, clip_packing, clip_transforms
-from . import head, metric, model, preprocessor
+from . import head, label_check, metric, model, preprocessor
 
 __all__ = [
     'backbone',
@@ -14,6 +14,7 @@ __all__ = [
     'clip_transforms',
     'common',
     'head',
+    'label_check',
     'metric',
     'model',
     'preprocessor',
