@@ -51,7 +51,7 @@ def tiny(cfg):
 def write_data_of(cfg, folder):
     """Clips of several sizes where the config looks for them, two of each class."""
     random = np.random.default_rng(0)
-    rows = 'fold,label,file,width,height,frames,fps\n'
+    rows = 'fold,scene,label,file,width,height,frames,fps\n'
     for split in ('train', 'val'):
         data = cfg[f'{split}_dataloader'].dataset
         place = folder / data.get('data_prefix', {}).get('clips', '')
@@ -69,7 +69,7 @@ def write_data_of(cfg, folder):
                 write_video(place / name, frames=4 + 7 * number, size=tuple(size))
             lines += f'{name} {label}\n'
             sizes = f'{size[1]},{size[0]},{4 + 7 * number},10.0'
-            rows += f'{int(split == "train")},{"ab"[label]},{name},{sizes}\n'
+            rows += f'{int(split == "train")},{split},{"ab"[label]},{name},{sizes}\n'
         if (listed := data.get('ann_file', '')).endswith('.txt'):
             (folder / listed).write_text(lines)
     (folder / 'manifest.csv').write_text(rows)
