@@ -20,7 +20,14 @@ model = dict(
     ),
     backbone=dict(
         type='NaViTClipBackbone',
-        arch=dict(preset='tiny', num_layers=4, qk_norm=True, qkv_bias=False, pooling='map'),
+        arch=dict(
+            preset='tiny',
+            num_layers=4,
+            norm_bias=False,
+            qk_norm=True,
+            qkv_bias=False,
+            pooling='map',
+        ),
         patch_size=patch_size,
         position=dict(kind='factorised', max_size=64),
         temporal_position=dict(max_size=64),
