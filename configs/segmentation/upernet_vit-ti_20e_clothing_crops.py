@@ -52,7 +52,7 @@ model = dict(
         dropout_ratio=0.1,
         num_classes=59,
         norm_cfg=dict(type='BN'),
-        loss_decode=dict(type='NaViTCrossEntropyLoss'),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
     auxiliary_head=dict(
         type='FCNHead',
@@ -64,7 +64,7 @@ model = dict(
         dropout_ratio=0.1,
         num_classes=59,
         norm_cfg=dict(type='BN'),
-        loss_decode=dict(type='NaViTCrossEntropyLoss', loss_weight=0.4),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True, loss_weight=0.4),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
