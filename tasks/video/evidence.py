@@ -174,11 +174,11 @@ class Evidence:
         nothing = [math.nan] * len(self.classes)
         scores_NC = np.array([clip['scores'] or nothing for clip in run['clips']])
         found = pairs_and_directions(scores_NC, self.labels)
-        sizes = np.bincount(self.groups)  # the clips of a group may all be right or all wrong
+        sizes = np.bincount(self.groups)  # at most: all clips of a group are right, or all wrong
         chance = 3 * 50 * math.sqrt(float((sizes**2).sum())) / self.num_examples
         return (
             f'pair {found["pair"]:.1f} % (chance 25), direction within the true pair '
-            f'{found["direction"]:.1f} % (chance 50, three standard deviations {chance:.1f})'
+            f'{found["direction"]:.1f} % (chance 50, three standard deviations at most {chance:.1f})'
         )
 
     # What a person looks at
