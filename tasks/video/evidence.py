@@ -178,7 +178,8 @@ class Evidence:
         chance = 3 * 50 * math.sqrt(float((sizes**2).sum())) / self.num_examples
         return (
             f'pair {found["pair"]:.1f} % (chance 25), direction within the true pair '
-            f'{found["direction"]:.1f} % (chance 50, three standard deviations at most {chance:.1f})'
+            f'{found["direction"]:.1f} % (chance 50, three standard deviations at most '
+            f'{chance:.1f})'
         )
 
     # What a person looks at
