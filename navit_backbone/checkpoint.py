@@ -25,6 +25,7 @@ from .sealed import Progress, unseen, write_sealed
 from .vit import EXTRA, Arch, NaViT, complete_qk_norm
 from .weight_files import (
     UnsafeWeightsError,
+    is_safetensors,
     read_checkpoint,
     read_header,
     read_safetensors,
@@ -100,9 +101,10 @@ def load_weights(
     patches of another height and width than the model's.
     """
     if isinstance(checkpoint, NaViTWeights):
-        weights, name = checkpoint, 'these weights'
+        weights = checkpoint
     else:
-        weights, name = read_weights(checkpoint, family=family, prefix=prefix), str(checkpoint)
+        weights = read_weights(checkpoint, family=family, prefix=prefix)
+    name = weights.source
     weights = fit_patches(weights, model, inflation, patch_resize)
     report = _check(model, weights, name, min_share)
     targets = model.state_dict(keep_vars=True)
@@ -128,22 +130,24 @@ def read_weights(
         raise ValueError(f'family={family!r} is not one of {["auto", *FAMILIES]}')
     found = find_source(source)
     (path, *more), own = found.files, {}
-    if path.suffix == '.safetensors' and path.is_file() and not more:
+    if not more and is_safetensors(path):
         own = read_header(path)
     if own.get('format') == FORMAT:
         tensors, header = read_safetensors(path)
         return _from_header(path, tensors, header)
-    tensors, beside = found.read(progress)
+    content = found.read(progress, prefix=prefix)
     weights = convert(
-        tensors,
+        content.tensors,
         name=found.name,
         family=family,
-        prefix=prefix,
+        prefix=content.prefix,
         num_heads=num_heads,
         stated=found.stated(),
         progress=progress,
     )
-    return replace(weights, left_over=(*weights.left_over, *beside))
+    notes = [f'{key} holds other weights: --prefix {key} takes those' for key in content.models]
+    left_over = (*weights.left_over, *content.beside)
+    return replace(weights, left_over=left_over, notes=(*weights.notes, *notes))
 
 
 def weights_of(
@@ -177,13 +181,14 @@ def build(weights: NaViTWeights) -> NaViT:
         unknown.append('position')
     if unknown == ['num_heads']:
         raise ValueError(
-            f'no tensor tells the number of heads, and width {weights.arch["embed_dims"]} has no '
-            'usual one: state it by num_heads=... (--num-heads N)'
+            f'{weights.source}: no tensor tells the number of heads, and width '
+            f'{weights.arch["embed_dims"]} has no usual one: state it by num_heads=... '
+            '(--num-heads N)'
         )
     if unknown:
         raise ValueError(
-            f'nothing in these weights tells {", ".join(unknown)}: state the family, or save from '
-            'the model itself: save_navit(path, weights_of(model))'
+            f'nothing in {weights.source} tells {", ".join(unknown)}: state the family, or save '
+            'from the model itself: save_navit(path, weights_of(model))'
         )
     shapes: Any = weights.patch_shapes
     return NaViT(
@@ -206,7 +211,7 @@ def save_navit(
     check_target(file, overwrite=overwrite)
     with torch.device('meta'):
         model = build(weights)
-    report = _check(model, weights, str(file), min_share=1.0)
+    report = replace(_check(model, weights, weights.source, min_share=1.0), source=str(file))
     write_sealed(file, weights.tensors, header_of(weights), progress=progress)
     return report
 
@@ -425,7 +430,7 @@ def told_by(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     `arch`, `patch_size`, `position` and `temporal_position`; the tensors are not read.
     """
     file = Path(path).expanduser()
-    if file.suffix != '.safetensors' or not file.is_file():
+    if not is_safetensors(file):
         return None
     header = read_header(file)
     if header.get('format') != FORMAT:
@@ -468,6 +473,7 @@ def _from_header(path: Path, tensors: dict[str, Tensor], header: Mapping[str, st
         input_mean=mean,
         input_std=std,
         family=header.get('family', 'navit'),
+        source=str(path),
         told='told by its header',
         left_over=tuple(key for key in tensors if not key.startswith(prefix)),
     )

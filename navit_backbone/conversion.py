@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class NaViTWeights:
     family: str = 'navit'
     stated: bool = True  # the family was stated, not found from names
     told: str = ''  # what told the family
+    source: str = 'these weights'  # the name of the file, for messages
     left_over: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what was done to the tensors, for the report
 
@@ -88,6 +89,7 @@ def convert(
     chosen, told = (family, told) if family != 'auto' else find_family(own, others, name)
     spec = FAMILIES[chosen]
     own = respelled(own, spec)
+    heads_told = own[spec.heads_in].shape[1] if spec.heads_in in own else None
     if spec.requires and not any(re.fullmatch(spec.requires, key) for key in own):
         raise ValueError(
             f'{name} is not of the family {chosen}, which has {readable(spec.requires)}: leave '
@@ -102,8 +104,8 @@ def convert(
         )
     left = [key for key in own if re.fullmatch(spec.droppable, key) and not is_ruled(key, spec)]
     renamed, notes = _rename(own, spec, name)
-    if 'dist_token' in own or any(key.startswith('fc_norm.') for key in left):
-        # two heads on two tokens, or a norm after the mean: our classifier would answer otherwise
+    if 'dist_token' in own or any(key.startswith(('fc_norm.', 'pre_logits.')) for key in left):
+        # two heads on two tokens, or a layer before the head: our classifier would answer otherwise
         heads = [key for key in renamed if key.startswith('classifier.')]
         left += [key.replace('classifier', 'head') for key in heads]
         renamed = {key: item for key, item in renamed.items() if key not in heads}
@@ -113,11 +115,11 @@ def convert(
     arch = _agreed(_arch_of(renamed, spec, own, name), said, spec, renamed, name)
     temporal = None
     if known is not None:  # a checkpoint of ours says what it is
-        description = read_architecture(known)
+        description = read_architecture(known, name)
         arch, temporal = description['arch'], description['temporal_position']
         position = as_given(description['position'])
     heads_of_width = spec.heads.get(arch['embed_dims']) if spec.rules else None
-    if heads_found := num_heads or arch.get('num_heads') or heads_of_width:
+    if heads_found := num_heads or heads_told or arch.get('num_heads') or heads_of_width:
         arch['num_heads'] = heads_found
     if spec.periods in own:
         _check_periods(own[spec.periods], arch['rope'], name)
@@ -133,6 +135,7 @@ def convert(
         family=chosen,
         stated=family != 'auto',
         told=told,
+        source=name,
         left_over=(*left, *others),
         notes=(*notes, *unused, *_precision(renamed)),
     )
@@ -172,7 +175,7 @@ def _rename(own: dict[str, Tensor], spec: Family, name: str) -> tuple[dict[str, 
     """Tensors under our names, by the rules; what they are made of leaves `own`."""
     if not spec.rules:
         return dict(own), []
-    shape = _patch_shape(own, spec)
+    shape = _patch_shape(own, spec, name)
     renamed: dict[str, Tensor] = {}
     notes: dict[str, None] = {}
     there = frozenset(own)
@@ -181,7 +184,7 @@ def _rename(own: dict[str, Tensor], spec: Family, name: str) -> tuple[dict[str, 
             keys = [template.format(**place) for template in rule.theirs]
             parts = _parts(own, rule, keys, place, name, notes)
             targets = [item.format(**place, shape=shape) for item in rule.ours]
-            for target, item in zip(targets, _ours(rule, parts, keys[0]), strict=True):
+            for target, item in zip(targets, _ours(rule, parts, f'{name}: {keys[0]}'), strict=True):
                 renamed[target] = item
             if set(spec.tokens).isdisjoint(keys):
                 for key in keys:
@@ -231,6 +234,8 @@ def _ours(rule: Rule, parts: list[Tensor], key: str) -> list[Tensor]:
     """Our tensors of a rule from theirs."""
     if rule.form == 'masked':
         return [_masked(*parts)]
+    if rule.form in _FLAX:
+        parts = [_FLAX[rule.form](part) for part in parts]
     tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
     if rule.form in _KERNELS:
         if tensor.ndim != (wanted := _KERNELS[rule.form]):
@@ -262,19 +267,31 @@ def _masked(bias: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask == 0, 0, bias * mask)
 
 
-def _patch_shape(own: Mapping[str, Tensor], spec: Family) -> str:
+# Flax stores [in, out], with the two axes (heads, width of a head) in place of one in attention,
+# and convolutions as [height, width, in, out].
+_FLAX: dict[str, Callable[[Tensor], Tensor]] = {
+    'flax_in': lambda kernel: kernel.flatten(1).t().contiguous(),
+    'flax_out': lambda kernel: kernel.flatten(0, -2).t().contiguous(),
+    'flax_conv': lambda kernel: kernel.permute(3, 2, 0, 1).flatten(1),
+    'flat': lambda vector: vector.flatten(),
+}
+
+
+def _patch_shape(own: Mapping[str, Tensor], spec: Family, name: str) -> str:
     """The name of the patch shape, from the kernel."""
     rule = next(r for r in spec.rules if r.ours == ('patch_embed.{shape}.weight',))
     (key,) = rule.theirs
     if key not in own:
-        raise ValueError(f'no {key}: the patch embedding is missing')
+        raise ValueError(f'{name} has no {key}: the patch embedding is missing')
     kernel = own[key]
+    if rule.form == 'flax_conv' and kernel.ndim == 4:
+        return f'1x{kernel.shape[0]}x{kernel.shape[1]}'
     if rule.form == 'channels_last':
         side = math.isqrt(kernel.shape[1] // 3)
         if kernel.ndim != 2 or side * side * 3 != kernel.shape[1]:
             raise ValueError(
-                f'{key} has {tuple(kernel.shape)}, not (width, 3 * side * side) as in this family: '
-                'take weights of a family that is known'
+                f'{name}: {key} has {tuple(kernel.shape)}, not (width, 3 * side * side) as in this '
+                'family: take weights of a family that is known'
             )
         return f'1x{side}x{side}'
     sides = kernel.shape[2:]
@@ -315,6 +332,13 @@ def _fold_prefix(
         renamed['position.y'], renamed['position.x'] = y, x
         return {'kind': 'learned_axes', 'grid': (len(y), len(x)), **rule}
     table = own[spec.position[0]]
+    if table.ndim == 4 and table.shape[1] == width != table.shape[3]:
+        table = table.movedim(1, 3)  # [1, D, h, w], as of a convolution
+    if table.shape[-1] != width:
+        raise ValueError(
+            f'{name}: {spec.position[0]} has the shape {tuple(table.shape)}, and the model is '
+            f'{width} wide: positions are [1, N, D], [1, h, w, D] or [1, D, h, w]'
+        )
     if table.ndim >= 3 and 1 not in table.shape[-3:-1] and table.shape[:-3] in ((), (1,)):
         grid = table.shape[-3:-1]
         if table.ndim == 4 or (len(table.shape) == 3 and 'none' in spec.covered):

@@ -17,7 +17,10 @@ INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SATELLITE = ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 
-Form = Literal['same', 'kernel', 'clip_kernel', 'channels_last', 'row', 'masked']
+Form = Literal[
+    'same', 'kernel', 'clip_kernel', 'channels_last', 'row', 'masked',
+    'flax_in', 'flax_out', 'flax_conv', 'flat',
+]  # fmt: skip
 Covered = Literal['all', 'class', 'none']
 Written = Literal['any', 'plain', 'gated', 'never']
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -37,7 +40,8 @@ class Rule:
     for the shape of a patch. `form`: 'same'; 'kernel', of a convolution over pictures, and
     'clip_kernel', over clips, for a matrix of the same order; 'channels_last', a matrix on (row,
     column, channel); 'row', a vector with axes of one; 'masked', a bias and the mask that it is
-    multiplied by.
+    multiplied by; 'flax_in' and 'flax_out', Flax's matrices [in, ...] and [..., out]; 'flax_conv',
+    its convolution [height, width, in, out]; 'flat', a vector in several axes.
     """
 
     theirs: tuple[str, ...]
@@ -75,6 +79,8 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)  # other spellings of keys
     periods: str = ''  # key of RoPE's periods, which are held against arch['rope']
     requires: str = ''  # a key that tells them from others of the same layout
+    mark: str = ''  # a key that tells them likewise, or their name does; exports may leave it out
+    heads_in: str = ''  # a tensor [width, heads, width of a head]
     told_by: str = '$^'  # what in a key or in 'folder/file' tells the family, and it alone
     strangers: Mapping[str, str] = field(default_factory=dict)  # names of what only looks like it
     droppable: str = '$^'  # keys that may be left over
@@ -398,6 +404,75 @@ _MMSEG = _MM | {
     'requires': r'layers\.\d+\.attn\.attn\.in_proj_weight',
 }
 
+# --------------------------------------------------------------------------------------------------
+# Google's vision_transformer (AugReg) and big_vision, as .npz
+
+_BLOCK = 'Transformer.encoderblock_{i}.'
+_FLAX_ATTENTION = f'{_BLOCK}MultiHeadDotProductAttention_1.'
+_FLAX_POOL = 'MAPHead_0.MultiHeadDotProductAttention_0.'
+
+
+def _flax_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    return rule(f'{theirs}.scale', f'{ours}.weight'), rule(f'{theirs}.bias', f'{ours}.bias')
+
+
+def _flax_dense(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """The rules of a layer from one or more axes to the last."""
+    return (
+        rule(f'{theirs}.kernel', f'{ours}.weight', form='flax_out'),
+        rule(f'{theirs}.bias', f'{ours}.bias'),
+    )
+
+
+def _flax_heads(start: str, names: tuple[str, ...], ours: str) -> tuple[Rule, Rule]:
+    """The rules of layers from the first axis to (heads, width of a head), joined."""
+    kernels, biases = (tuple(f'{start}{n}.{kind}' for n in names) for kind in ('kernel', 'bias'))
+    return (
+        rule(kernels, f'{ours}.weight', form='flax_in'),
+        rule(biases, f'{ours}.bias', form='flat'),
+    )
+
+
+_BIG_VISION: dict[str, Any] = {
+    'signature': r'embedding\.kernel',
+    'rules': (
+        rule('embedding.kernel', 'patch_embed.{shape}.weight', form='flax_conv'),
+        rule('embedding.bias', 'patch_embed.{shape}.bias'),
+        *_flax_norm(f'{_BLOCK}LayerNorm_0', 'blocks.{i}.norm1'),
+        *_flax_norm(f'{_BLOCK}LayerNorm_2', 'blocks.{i}.norm2'),
+        *_flax_heads(_FLAX_ATTENTION, _QKV, 'blocks.{i}.attn.qkv'),
+        *_flax_dense(f'{_FLAX_ATTENTION}out', 'blocks.{i}.attn.proj'),
+        *_flax_dense(f'{_BLOCK}MlpBlock_3.Dense_0', 'blocks.{i}.mlp.fc1'),
+        *_flax_dense(f'{_BLOCK}MlpBlock_3.Dense_1', 'blocks.{i}.mlp.fc2'),
+        *_flax_norm('Transformer.encoder_norm', 'norm'),
+        rule('MAPHead_0.probe', 'pool.probe', form='row'),
+        *_flax_heads(_FLAX_POOL, ('query',), 'pool.q'),
+        *_flax_heads(_FLAX_POOL, ('key', 'value'), 'pool.kv'),
+        *_flax_dense(f'{_FLAX_POOL}out', 'pool.proj'),
+        *_flax_norm('MAPHead_0.LayerNorm_0', 'pool.norm'),
+        *_flax_dense('MAPHead_0.MlpBlock_0.Dense_0', 'pool.mlp.fc1'),
+        *_flax_dense('MAPHead_0.MlpBlock_0.Dense_1', 'pool.mlp.fc2'),
+        *_flax_dense('head', 'classifier'),
+    ),
+    # Flax's GELU is the approximation by tanh, which ports to torch leave out
+    'arch': {'norm': 'layer_norm', 'norm_eps': 1e-6, 'mlp': 'gelu_tanh'},
+    'tokens': ('cls',),
+    'position': ('Transformer.posembed_input.pos_embedding',),
+    'covered': ('all', 'none'),  # in big_vision the class token joins after the positions
+    'interpolation': _BY_GRID,
+    'statistics': INCEPTION,
+    'aliases': {  # big_vision's names
+        r'(Transformer\.encoderblock_\d+)\.LayerNorm_1\.(\w+)': r'\1.LayerNorm_2.\2',
+        r'(Transformer\.encoderblock_\d+)\.MlpBlock_0\.(.+)': r'\1.MlpBlock_3.\2',
+        r'(Transformer\.encoderblock_\d+)\.MultiHeadDotProductAttention_0\.(.+)': (
+            r'\1.MultiHeadDotProductAttention_1.\2'
+        ),
+        r'pos_embedding': 'Transformer.posembed_input.pos_embedding',
+    },
+    'droppable': r'(head|pre_logits)\..*',
+    'heads_in': 'Transformer.encoderblock_0.MultiHeadDotProductAttention_1.query.kernel',
+}
+
 # Where the keys fit several, what a name tells decides.
 FAMILIES = {
     'navit': Family(
@@ -473,7 +548,8 @@ FAMILIES = {
     'dinov2': Family(
         **_DINOV2,
         interpolation=_SCALED,
-        requires=r'mask_token',
+        mark='mask_token',
+        told_by=r'dinov2_vit(?!.*reg)',
     ),
     'dinov2-reg': Family(
         **_DINOV2,
@@ -674,6 +750,7 @@ FAMILIES = {
         statistics=INCEPTION,
         model_types=('moonvit',),
     ),
+    'big-vision': Family(**_BIG_VISION),
     'mmpretrain': Family(**_MMPRETRAIN),
     'mmpretrain-clip': Family(
         **_MMPRETRAIN
@@ -698,11 +775,30 @@ _QWEN = (
     'Loaded here, where blocks attend to the whole picture, it would compute something else: '
     'take weights of another family'
 )
-REFUSED = {r'(.*\.)?merger\.(ln_q|norm)\.weight': _QWEN}
+_ADAPTER = (
+    'an adapter (LoRA or a relative), which changes another model and is none itself: merge it '
+    '(PEFT: model.merge_and_unload().save_pretrained(FOLDER)) and give that folder'
+)
+_ONE_SIDED = (
+    'VideoMAE, BEiT or EVA, whose queries and values alone have biases (q_bias, v_bias) and whose '
+    'positions are in no table: it is not read; take weights of another family'
+)
+REFUSED = {
+    r'(.*\.)?merger\.(ln_q|norm)\.weight': _QWEN,
+    r'(.*\.)?(lora_|hada_|lokr_|ia3_|oft_|boft_|vera_).*': _ADAPTER,
+    r'(.*\.)?(attn|attention)\.q_bias': _ONE_SIDED,
+    r'(.*\.)?conv_root\.kernel': (
+        'a ViT behind a ResNet (R+ViT, hybrid), whose patches are of feature maps: take a plain ViT'
+    ),
+    r'(.*\.)?Transformer\.encoderblock\..*': (
+        'big_vision with all blocks in one array (scan=True): take a file that has encoderblock_0, '
+        'encoderblock_1, ...'
+    ),
+}
 REFUSED_TYPES = dict.fromkeys(
     (
         'qwen2_vl', 'qwen2_5_vl', 'qwen2_5_vl_vision', 'qwen2_5_omni', 'qwen3_vl', 'qwen3_vl_moe',
         'qwen3_vl_vision',
     ),
     _QWEN,
-)  # fmt: skip
+) | dict.fromkeys(('videomae', 'beit', 'data2vec-vision'), _ONE_SIDED)  # fmt: skip

@@ -11,41 +11,88 @@ from typing import Any
 from torch import Tensor
 
 from .families import FAMILIES, REFUSED, Family
+from .weight_files import COMPILED, refuse_unusual
 
+# What wraps the weights of a model; where none of these is there, any other key with tensors in it.
 WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
 
 
+_NO_MODELS = re.compile(
+    r'^state$|optim|sched|scaler|message_hub|meta$|resume|callback|loops|rng|args'
+)
+
+
 def find_tensors(content: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors inside a checkpoint's wrappers, and the names of what else is in it.
+    """Return the tensors inside a checkpoint's wrappers, and the names of what else is in it.
 
     Where several wrappers hold tensors, their names stay before the keys, so that one is picked.
     """
-    inside = {key: item for key in WRAPPERS if isinstance(item := content.get(key), Mapping)}
-    others = [str(key) for key in content if key not in inside]
-    if len(inside) > 1:  # some may be of other things, or empty
-        inside = {key: item for key, item in inside.items() if _holds_tensors(item)} or inside
-    if len(inside) > 1 and all(map(_holds_tensors, inside.values())):
-        models = {key: find_tensors(item, name)[0] for key, item in inside.items()}
-        joined = {f'{w}.{key}': item for w, model in models.items() for key, item in model.items()}
+    models = _models_in(content)
+    others = [str(key) for key in content if key not in models]
+    if len(models) > 1:
+        found = {key: find_tensors(item, name)[0] for key, item in models.items()}
+        joined = {f'{w}.{key}': item for w, model in found.items() for key, item in model.items()}
         return joined, others
-    for item in inside.values():
+    for item in models.values():
         tensors, more = find_tensors(item, name)
         return tensors, [*others, *more]
-    tensors = {key: item for key, item in content.items() if isinstance(item, Tensor)}
+    tensors = {
+        key.replace(COMPILED, ''): item
+        for key, item in content.items()
+        if isinstance(key, str) and isinstance(item, Tensor)
+    }
     if tensors:
-        return tensors, [str(key) for key in content if key not in tensors]
+        refuse_unusual(tensors, name)
+        return tensors, [str(k) for k, item in content.items() if not isinstance(item, Tensor)]
     there = ', '.join(map(str, list(content)[:6])) or 'nothing'
     if 'param_groups' in content or 'optimizer' in content:
         raise ValueError(f'{name} holds an optimizer ({there}) and no weights: give the model file')
     raise ValueError(f'{name} holds no tensors, only {there}: give a state dict')
 
 
-def _holds_tensors(content: Any) -> bool:
-    if not isinstance(content, Mapping):
-        return False
-    inner = [content[key] for key in WRAPPERS if key in content]
-    return any(isinstance(item, Tensor) for item in content.values()) or any(
-        _holds_tensors(item) for item in inner
+def enter_prefix(
+    content: Mapping[str, Any], prefix: str | None
+) -> tuple[Mapping[str, Any], str | None]:
+    """Return the part of a checkpoint that the first words of a prefix name, and the other words.
+
+    `model_ema` of {'model': ..., 'model_ema': ...} is that dict, and no word is left (None).
+    """
+    rest = (prefix or '').removesuffix('.')
+    while rest:
+        keys = [
+            key
+            for key, item in content.items()
+            if isinstance(item, Mapping) and f'{rest}.'.startswith(f'{key}.')
+        ]
+        if not keys:
+            return content, rest
+        key = max(keys, key=len)
+        content, rest = content[key], rest[len(key) + 1 :]
+    return content, prefix if prefix == '' else None
+
+
+def other_models(content: Mapping[str, Any]) -> list[str]:
+    """Return the names of wrappers that hold tensors and are not read unless they are picked."""
+    read = _models_in(content)
+    return [str(k) for k, item in content.items() if k not in read and _is_model(str(k), item)]
+
+
+def _models_in(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The wrappers of a checkpoint with tensors in them: the usual ones, else any."""
+    found = {key: item for key, item in content.items() if _is_model(str(key), item)}
+    usual = {key: item for key, item in found.items() if key in WRAPPERS}
+    bare = any(isinstance(item, Tensor) for item in content.values())
+    return usual or ({} if bare else found)
+
+
+def _is_model(key: str, item: Any) -> bool:
+    named = isinstance(item, Mapping) and not _NO_MODELS.search(key)
+    return named and 'param_groups' not in item and _holds_tensors(item)
+
+
+def _holds_tensors(content: Mapping[str, Any]) -> bool:
+    return any(
+        isinstance(item, Tensor) or _is_model(str(key), item) for key, item in content.items()
     )
 
 
@@ -75,9 +122,11 @@ def own_tensors(
             if (match := re.fullmatch(rf'(?:.*\.)?({signature})', key))
         }
     )
+    choices = found
     if prefix is not None:
         wanted = prefix if not prefix or prefix.endswith('.') else f'{prefix}.'
-        found = [item for item in found if item in (wanted, f'{wanted}vit.')]
+        exact = [item for item in found if item in (wanted, f'{wanted}vit.')]
+        found = exact or [item for item in found if wanted and item.startswith(wanted)]
     if not found:
         if len(candidates) == 1:
             (signature,) = signatures
@@ -88,7 +137,7 @@ def own_tensors(
             )
         raise ValueError(
             f'{name} is of no known family'
-            + (f' under the prefix {prefix!r}' if prefix else '')
+            + (f' under the prefix {prefix!r} (it has {choices})' if prefix else '')
             + f': known are {", ".join(FAMILIES)}; it holds {", ".join(list(tensors)[:4])}, ...'
         )
     if len(found) > 1:
@@ -103,14 +152,15 @@ def own_tensors(
 def find_family(own: Mapping[str, Tensor], others: list[str], name: str) -> tuple[str, str]:
     """The one family that the keys fit, or of several the one that a name tells; and what told."""
     faults = {}
+    place, doubt = place_of(name), ''
     for candidate, spec in FAMILIES.items():
         keys = respelled(own, spec)
         signed = any(re.fullmatch(spec.signature, key) for key in keys)
         told = not spec.requires or any(re.fullmatch(spec.requires, key) for key in keys)
+        told &= not spec.mark or spec.mark in keys or bool(re.search(spec.told_by, place))
         held = not spec.position or all(key in keys for key in spec.position)
         if signed and told and held:
             faults[candidate] = unknown_keys(keys, spec)
-    place, doubt = place_of(name), ''
     fitting = [candidate for candidate, unknown in faults.items() if not unknown]
     for candidate in fitting or faults:
         for pattern, reason in FAMILIES[candidate].strangers.items():

@@ -63,10 +63,12 @@ def write_sealed(
     *,
     named: bool = False,
     progress: Progress = unseen,
+    check: Callable[[Path], object] = unseen,
 ) -> Path:
     """Write the file, or leave what is there: it is written aside and renamed at the end.
 
     With `named` the first 8 digits of the digest join its name, as OpenMMLab names weights.
+    `check` gets the finished file before it is renamed; where it raises, no file is left.
     """
     header = {**header, DIGEST: digest(tensors, header, progress)}
     start = _start(tensors, header)
@@ -80,6 +82,7 @@ def write_sealed(
             for _, tensor in in_turn(tensors, _order(tensors), 'writing', progress):
                 if tensor.nbytes:
                     stream.write(_memory(tensor))
+        check(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -181,6 +181,7 @@ ARCHS = {
 
 # Of Arch: how weights were started, and what a model may have beyond them.
 UNCHECKED = ('layer_scale', 'pooling', 'num_classes')
+_ROUNDING = 0.1  # of a byte that arithmetic on floats may be off
 EXTRA = '_extra_state'  # torch's name for what get_extra_state gives
 
 
@@ -391,7 +392,7 @@ class NaViT(nn.Module):
 
     def check_architecture(self, state: Tensor, name: str = 'the checkpoint') -> None:
         """Raise where `state`, which `get_extra_state` made, tells of another model."""
-        there, here = read_architecture(state), self.architecture()
+        there, here = read_architecture(state, name), self.architecture()
         arch_there, arch_here = there.pop('arch'), here.pop('arch')
         for field in UNCHECKED:
             arch_there.pop(field, None)
@@ -428,10 +429,27 @@ class NaViT(nn.Module):
         return self.prefix.to(tokens_TD.dtype).expand(count, -1, -1)
 
 
-def read_architecture(state: Tensor) -> dict[str, Any]:
-    """What `NaViT.get_extra_state` wrote: plain values."""
-    found = json.loads(bytes(state.tolist()))
-    return dict(found)
+def read_architecture(state: Tensor, name: str = 'the checkpoint') -> dict[str, Any]:
+    """Return the plain values that `NaViT.get_extra_state` wrote.
+
+    A checkpoint that was averaged, halved or cast holds these bytes as floats: float16 and bfloat16
+    keep numbers up to 255 exactly, and an average of equal numbers is off by rounding alone. Raise
+    ValueError where they are bytes no more, as in an average of models that differ.
+    """
+    values = state.detach().to('cpu', torch.float64).flatten()
+    whole = values.round()
+    near = values.isfinite() & ((values - whole).abs() <= _ROUNDING) & (whole >= 0) & (whole < 256)
+    try:
+        if not near.all():
+            raise ValueError('its bytes are no whole numbers of 0 to 255')
+        found = json.loads(bytes(whole.to(torch.uint8).tolist()))
+        return dict(found)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'{name}: the architecture stored in it ({EXTRA}, {state.dtype}) cannot be read '
+            f'({error}): weights of models that differ may have been averaged, or the key was '
+            'changed. Average checkpoints of one training, or copy this key from one of them'
+        ) from error
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str) -> list[str]:

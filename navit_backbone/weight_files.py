@@ -15,8 +15,9 @@ import struct
 import sys
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -37,13 +38,21 @@ _BROKEN = (
     UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
     OverflowError, AssertionError, EOFError, MemoryError, struct.error, OSError,
 )  # fmt: skip
+_LINK = 'fetch the file behind the link itself'
+_UNPACK = 'unpack it, and give the file in it'
 _STARTS = {  # the first bytes of things that people save under a weight file's name
-    b'<!doctype': 'a web page',
-    b'<html': 'a web page',
-    b'<?xml': 'a web page or XML',
-    b'version https://git-lfs': 'a Git LFS pointer',
-    b'{"': 'a JSON file',
+    b'<!doctype': ('a web page', _LINK),
+    b'<html': ('a web page', _LINK),
+    b'<?xml': ('a web page or XML', _LINK),
+    b'version https://git-lfs': ('a Git LFS pointer', _LINK),
+    b'{"': ('a JSON file', _LINK),
+    b'\x1f\x8b': ('a gzip archive', _UNPACK),
+    b'bzh': ('a bzip2 archive', _UNPACK),
+    b'\x93numpy': ('one NumPy array (.npy)', 'give the .npz of the whole model'),
+    b'\x89hdf': ('an HDF5 file, as Keras writes', 'take the weights in PyTorch or safetensors'),
+    b'gguf': ('a GGUF file of quantised weights', 'take the weights in PyTorch or safetensors'),
 }
+_LONGEST_HEADER = 100_000_000  # of a safetensors file, in bytes
 _DTYPES = {
     **{f'i{n}': getattr(torch, f'int{8 * n}') for n in (1, 2, 4, 8)},
     **{f'u{n}': getattr(torch, f'uint{8 * n}') for n in (1, 2, 4, 8)},
@@ -51,6 +60,9 @@ _DTYPES = {
     'b1': torch.bool,
 }
 _ONE_AT_A_TIME = threading.Lock()
+
+
+COMPILED = '_orig_mod.'  # what torch.compile puts into the names of a module's tensors
 
 
 class UnsafeWeightsError(ValueError):
@@ -64,16 +76,23 @@ class _Refused(ValueError):
 def read_checkpoint(
     path: str | os.PathLike[str], map_location: MapLocation = 'cpu'
 ) -> dict[str, Any]:
-    """What a `.safetensors`, `.pth` or `.pt` file holds: plain containers and tensors."""
+    """Return what a file of weights holds: plain containers and tensors.
+
+    Safetensors, torch's files and NumPy's .npz are told apart by their content, whatever the name.
+    The keys of an .npz have dots in place of slashes.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         kind = 'is a folder, not a file of weights' if file.is_dir() else 'does not exist'
         raise FileNotFoundError(
-            f'{file} {kind}: give the path of a .safetensors, .pth, .pt or .bin file'
+            f'{file} {kind}: give the path of a .safetensors, .pth, .pt, .bin or .npz file'
         )
     _refuse_other_files(file)
-    if file.suffix == '.safetensors':
+    kind = kind_of(file)
+    if kind == 'safetensors':
         return dict(read_safetensors(file, map_location)[0])
+    if kind == 'npz':
+        return dict(_read_npz(file))
     content = _read_torch(file, map_location)
     if not isinstance(content, dict):
         raise ValueError(
@@ -81,6 +100,74 @@ def read_checkpoint(
             'save the state dict (torch.save(model.state_dict(), path)) or use .safetensors'
         )
     return content
+
+
+def kind_of(file: Path) -> str:
+    """Detect 'safetensors', 'npz' or 'torch' from the first bytes of a file, not from its name."""
+    with file.open('rb') as stream:
+        start = stream.read(9)
+    if start.startswith(b'PK'):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except (*_BROKEN, zipfile.BadZipFile):
+            names = []
+        arrays = any(name.endswith('.npy') for name in names)
+        return 'npz' if arrays and not any(name.endswith('.pkl') for name in names) else 'torch'
+    length = int.from_bytes(start[:8], 'little')
+    if start[8:] == b'{' and length < _LONGEST_HEADER:
+        return 'safetensors'
+    other = file.suffix == '.safetensors' and not start.startswith(b'\x80')  # else a pickle
+    return 'safetensors' if other else 'torch'
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file exists and is a safetensors file by its content."""
+    return file.is_file() and kind_of(file) == 'safetensors'
+
+
+def refuse_unusual(tensors: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError on tensors that hold no plain numbers: sparse, quantised or empty ones."""
+    for key, item in tensors.items():
+        if not isinstance(item, Tensor):
+            continue
+        if item.layout != torch.strided:
+            kind, fix = 'sparse', 'save tensor.to_dense() of each'
+        elif item.is_quantized:
+            kind, fix = 'quantised', 'take the weights from before quantisation'
+        elif item.is_meta:
+            kind, fix = 'without values (on the meta device)', 'load the model before saving it'
+        else:
+            continue
+        raise ValueError(f'{name} holds {key}, a tensor that is {kind}: {fix}')
+
+
+def _read_npz(file: Path) -> dict[str, Tensor]:
+    """Return the arrays of an .npz file as tensors; nothing in it is unpickled."""
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise ValueError(
+            f'{file} is an .npz file, and NumPy reads those: pip install numpy'
+        ) from error
+    tensors: dict[str, Tensor] = {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                array = np.ascontiguousarray(arrays[key]).reshape(arrays[key].shape)
+                if array.dtype.str == '|V2':  # bfloat16, for which NumPy has no name
+                    tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+                else:
+                    tensor = torch.from_numpy(array)
+                tensors[key.replace('/', '.')] = tensor
+    except (*_BROKEN, zipfile.BadZipFile) as error:
+        if 'allow_pickle' in str(error):
+            raise UnsafeWeightsError(
+                f'{file} holds arrays of Python objects, which are programs; nothing was run. '
+                'Save arrays of numbers alone'
+            ) from error
+        raise _broken(file, error) from error
+    return tensors
 
 
 def read_safetensors(
@@ -151,7 +238,7 @@ def register_safe_loader(checkpoint_loader: Any) -> None:
 def _read_for_mmengine(file: Path, to: MapLocation, buffer: Callable[..., Any]) -> dict[str, Any]:
     """A checkpoint in mmengine's shape, with its arrays and buffers restored."""
     content = read_checkpoint(file, to)
-    if file.suffix == '.safetensors':
+    if is_safetensors(file):
         header = read_header(file)  # a published model says what its classes are
         said = {k: json.loads(header[k]) for k in ('dataset_meta',) if k in header}
         return _signed({'state_dict': content, 'meta': said}, file)
@@ -185,7 +272,8 @@ def _signed(content: dict[str, Any], file: Path) -> dict[str, Any]:
     state = content.get('state_dict', content)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ValueError(f'{file} holds no dict of named tensors: it is no checkpoint of a model')
-    signed: Any = OrderedDict(state)
+    refuse_unusual(state, str(file))
+    signed: Any = OrderedDict((key.replace(COMPILED, ''), item) for key, item in state.items())
     signed._metadata = _Origin(getattr(state, '_metadata', {}))
     signed._metadata.file = str(file)
     return {**content, 'state_dict': signed} if 'state_dict' in content else signed
@@ -256,8 +344,9 @@ def _value(node: Any) -> Any:
 
 def _read_torch(file: Path, map_location: MapLocation) -> Any:
     try:
-        with _only_stand_ins():
-            return torch.load(file, map_location=map_location, weights_only=True)
+        # a name that ends in .safetensors would make torch read it as that
+        with _only_stand_ins(), file.open('rb') as stream:
+            return torch.load(stream, map_location=map_location, weights_only=True)
     except _BROKEN as error:
         raise _broken(file, error) from error
 
@@ -311,11 +400,9 @@ def _refuse_other_files(file: Path) -> None:
         start = stream.read(64).lstrip().lower()
     if not start:
         raise ValueError(f'{file} is empty: fetch it again')
-    for marker, what in _STARTS.items():
+    for marker, (what, fix) in _STARTS.items():
         if start.startswith(marker):
-            raise ValueError(
-                f'{file} is {what}, not a file of weights: fetch the file behind the link itself'
-            )
+            raise ValueError(f'{file} is {what}, not a file of weights: {fix}')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -362,6 +449,13 @@ class _History:
         self.max_length = int(state['max_length'])
 
 
+class _Namespace:
+    """Stand-in for argparse.Namespace, which DeiT, MAE and DINO save beside their weights."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.values = state
+
+
 def _reconstruct(*_: object) -> _Array:
     return _Array()
 
@@ -386,6 +480,7 @@ def _stand_ins() -> list[Any]:
     stand_ins = [
         (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
         (dict, 'mmengine.config.config.ConfigDict'),
+        (_Namespace, 'argparse.Namespace'),
         (_attribute, 'builtins.getattr'),
         (_no_bytes, 'builtins.bytes'),
         (_Array, 'numpy.ndarray'),

@@ -11,18 +11,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .conversion import CONFIG_NAMES
 from .families import FAMILIES, REFUSED_TYPES
-from .recognition import find_tensors
+from .recognition import enter_prefix, find_tensors, other_models
 from .sealed import Progress, unseen
 from .weight_files import read_checkpoint
 
 HUB = 'hf://'
-SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
+SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin', '.npz')
+INDEX = '.index.json'
+_SHARD = re.compile(r'-(\d+)-of-(\d+)\.\w+$')
 # What a folder is looked through for, in this order; an index lists the shards beside it.
 LAYOUTS = (
     'model.safetensors',
@@ -31,6 +33,15 @@ LAYOUTS = (
     'pytorch_model.bin.index.json',
 )
 _ACTIVATIONS = {'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh'}  # the others as they are
+
+
+class Content(NamedTuple):
+    """What was read of a source."""
+
+    tensors: dict[str, Tensor]
+    beside: tuple[str, ...]  # the names of what else is there
+    models: tuple[str, ...]  # those of `beside` that hold another model
+    prefix: str | None  # what is left of the prefix once its wrapper was entered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +54,18 @@ class Source:
     promised: Mapping[str, str] | None = None  # by the index: tensors, and the names of their files
     whole_folder: bool = False  # what else is in the folder is of the same model
 
-    def read(self, progress: Progress = unseen) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """All tensors, and the names of what else stood beside them; each as its file has it."""
+    def read(self, progress: Progress = unseen, *, prefix: str | None = None) -> Content:
+        """Read all tensors, or those in the wrapper that `prefix` begins with."""
         tensors: dict[str, Tensor] = {}
         beside: dict[str, None] = {}
+        models: dict[str, None] = {}
+        rest = prefix
         done, total = 0, sum(file.stat().st_size for file in self.files if file.is_file())
         progress('reading', done, total)
         for file in self.files:
-            found, others = find_tensors(read_checkpoint(file), str(file))
+            content, rest = enter_prefix(read_checkpoint(file), prefix)
+            models |= dict.fromkeys(other_models(content))
+            found, others = find_tensors(content, str(file))
             if twice := sorted(found.keys() & tensors.keys()):
                 raise ValueError(
                     f'{file}: {twice[0]} is in another file of {self.index} too: they are of two '
@@ -61,7 +76,7 @@ class Source:
             beside |= dict.fromkeys(others)
             done += file.stat().st_size
             progress('reading', done, total)
-        return tensors, tuple(beside)
+        return Content(tensors, tuple(beside), tuple(models), rest)
 
     def _check_promised(self, file: Path, found: Mapping[str, Tensor]) -> None:
         folder = file.parent if self.index is None else self.index.parent
@@ -96,7 +111,17 @@ def find_source(source: str | os.PathLike[str]) -> Source:
     if name.startswith(HUB):
         return _in_folder(_fetch(name), name)
     path = Path(name).expanduser()
-    return _in_folder(path, str(path)) if path.is_dir() else Source(name=str(path), files=(path,))
+    if path.is_dir():
+        return _in_folder(path, str(path))
+    if path.name.endswith(INDEX) and path.is_file():
+        return _of_index(path, str(path))
+    shard = _SHARD.search(path.name)
+    if shard and int(shard[2]) > 1 and path.is_file():
+        raise ValueError(
+            f'{path} is shard {int(shard[1])} of {int(shard[2])}, and its other files hold the '
+            f'rest of the model: give the folder with all of them, {path.parent}'
+        )
+    return Source(name=str(path), files=(path,))
 
 
 def _in_folder(folder: Path, name: str) -> Source:
@@ -107,12 +132,17 @@ def _in_folder(folder: Path, name: str) -> Source:
             found = f'only {", ".join(item.name for item in alone[:4])}: give' if alone else 'give'
             raise FileNotFoundError(
                 f'{name} is a folder with none of {", ".join(LAYOUTS)} in it; {found} the path of '
-                'a .safetensors, .pth, .pt or .bin file'
+                'a .safetensors, .pth, .pt, .bin or .npz file'
             )
         there = alone[0]
     if there.suffix != '.json':
         return Source(name=name, files=(there,), whole_folder=True)
-    promised = _promised(there)
+    return _of_index(there, name)
+
+
+def _of_index(there: Path, name: str) -> Source:
+    """The shards that an index lists, beside it."""
+    folder, promised = there.parent, _promised(there)
     files = tuple(folder / shard for shard in sorted(set(promised.values())))
     if missing := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(

@@ -24,8 +24,8 @@ from navit_backbone.tasks.common.classes import set_num_classes
 from navit_backbone.tasks.common.published import check_names, config_of, palette_in
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tools import predict, publish, test
-from navit_backbone.vit import NaViT
-from navit_backbone.weight_files import read_header, read_safetensors
+from navit_backbone.vit import EXTRA, NaViT
+from navit_backbone.weight_files import UnsafeWeightsError, read_header, read_safetensors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs/detection').glob('*-ti_*.py'))  # sizes differ in widths alone
@@ -188,7 +188,10 @@ def test_average_is_published_unless_the_raw_weights_are_asked_for(tmp_path, mon
     path = checkpoint_of(config(), tmp_path / 'w.pth')
     content = torch.load(path, weights_only=False)
     # EMAHook saves its average as state_dict, and what it averaged here
-    raw = {f'module.{key}': item + 1 for key, item in content['state_dict'].items()}
+    raw = {
+        f'module.{key}': item if key.endswith(EXTRA) else item + 1
+        for key, item in content['state_dict'].items()
+    }
     torch.save(content | {'ema_state_dict': {**raw, 'steps': torch.tensor(3)}}, path)
     key = 'backbone.vit.norm.weight'
     for name, options, shift in (('ema', [], 0), ('raw', ['--raw'], 1)):
@@ -400,3 +403,36 @@ def test_colours_are_colours_or_none():
     for given in (None, 'red', [[1, 2]], [[1, 2, 256]], [[1, 2, -1]], [[1, 2, 0.5]], [1, 2, 3], 7):
         assert palette_in({'palette': given}) == []
     assert palette_in(None) == palette_in({}) == palette_in('palette') == []
+
+
+def test_an_average_of_checkpoints_is_published_and_opens(checkpoint, monkeypatch, tmp_path):
+    """Averaging makes floats of the bytes that hold the architecture."""
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'] = {
+        k: (v.double() * 2 / 2).float() for k, v in content['state_dict'].items()
+    }
+    torch.save(content, tmp_path / 'mean.pth')
+    assert call(monkeypatch, publish, tmp_path / 'mean.pth', tmp_path / 'out.safetensors') is None
+    (file,) = tmp_path.glob('out-*.safetensors')
+    tensors, _ = read_safetensors(file)
+    assert tensors[f'backbone.vit.{EXTRA}'].dtype == torch.uint8
+    Image.fromarray(np.full((64, 96, 3), 90, np.uint8)).save(tmp_path / 'a.png')
+    out = tmp_path / 'found'
+    assert call(monkeypatch, predict, file, tmp_path / 'a.png', '--out-dir', out) == 0
+    assert len(json.loads((out / 'predictions.json').read_text())['images']) == 1
+
+
+def test_a_file_that_cannot_be_opened_again_is_not_left(checkpoint, monkeypatch, tmp_path):
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'][f'backbone.vit.{EXTRA}'] = torch.full((9,), 0.5)
+    torch.save(content, tmp_path / 'soup.pth')
+    told = call(monkeypatch, publish, tmp_path / 'soup.pth', tmp_path / 'out.safetensors')
+    assert re.search('the architecture stored in it .* cannot be read', told)
+
+    def refuse(*_):
+        raise UnsafeWeightsError('as predict would refuse it')
+
+    monkeypatch.setattr('navit_backbone.tasks.common.published.load_model', refuse)
+    told = call(monkeypatch, publish, checkpoint, tmp_path / 'out.safetensors')
+    assert 'as predict would refuse it' in told
+    assert [file.name for file in tmp_path.iterdir()] == ['soup.pth']

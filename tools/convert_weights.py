@@ -4,11 +4,11 @@
     python tools/convert_weights.py SOURCE OUT --to timm|hf
     python tools/convert_weights.py SOURCE [OUT.safetensors] --check-images DIR [--tokens 64,196]
 
-SOURCE is a .safetensors, .pth, .pt or .bin file, a folder as Hugging Face lays it out, also in
-shards, or hf://owner/name[@revision], which is fetched (pip install 'navit-backbone[hub]'). Nothing
-in it is run. A config.json beside the weights tells what they do not. OUT has the architecture, the
-patch size, the rule by which positions are interpolated and the statistics of the input in its
-header.
+SOURCE is a .safetensors, .pth, .pt or .bin file, an .npz file of Google's vision_transformer or
+big_vision, a folder as Hugging Face lays it out, also in shards, or hf://owner/name[@revision],
+which is fetched (pip install 'navit-backbone[hub]'). Nothing in it is run. A config.json beside the
+weights tells what they do not. OUT has the architecture, the patch size, the rule by which
+positions are interpolated and the statistics of the input in its header.
 
 --to: the other way, of a file of ours or a trained checkpoint: OUT.safetensors under timm's names,
 or a folder OUT that transformers.AutoModel loads. What no model there computes is refused.
@@ -46,7 +46,9 @@ def parse_args() -> argparse.Namespace:
         default='auto',
         help='whose rules hold (auto: as config.json, keys or the name of SOURCE tell)',
     )
-    parser.add_argument('--prefix', help='which model, where SOURCE holds several')
+    parser.add_argument(
+        '--prefix', help='which model, where SOURCE holds several: model_ema, teacher, ...'
+    )
     parser.add_argument('--num-heads', type=int, help='where the width does not tell it')
     parser.add_argument('--overwrite', action='store_true', help='where OUT exists')
     parser.add_argument('--to', choices=['timm', 'hf'], help='whose model OUT is for (ours)')

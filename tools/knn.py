@@ -25,8 +25,8 @@ from rich.progress import track
 from torch import Tensor
 
 from navit_backbone.tasks.common.classes import follow_classes
-from navit_backbone.tasks.common.inference import load_model
 from navit_backbone.tasks.common.knn import knn_scores
+from navit_backbone.tasks.common.loaded_weights import load_model
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,

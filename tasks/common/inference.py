@@ -8,17 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from mmcv.transforms import Compose
-from mmengine.config import Config, ConfigDict
-from mmengine.model.utils import revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import nn
 
-from .classes import class_names, classes_in, set_num_classes
-from .loaded_weights import check_fit
+from .classes import class_names, classes_in
+from .loaded_weights import load_model
 from .palette import palette
 from .picture_sizes import PICTURE_SUFFIXES
-from .pretrained import fill_from_state
 from .published import palette_in
 
 
@@ -82,16 +78,3 @@ def _classes(cfg: Config, content: Mapping[str, Any], checkpoint: Path) -> tuple
             f'{checkpoint} holds no class names (tools/train.py saves them), and those of the data '
             f'are not at hand: {error}'
         ) from error
-
-
-def load_model(
-    model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
-) -> nn.Module:
-    """The model with the weights of a checkpoint's `content`; raise where they do not fit."""
-    state = content.get('state_dict', content)
-    fill_from_state(model_cfg, state)
-    set_num_classes(model_cfg, num_classes)
-    model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
-    check_fit(model, state, checkpoint)
-    model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
-    return model

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from navit_backbone.conversion import refuse_nan, summary
 from navit_backbone.vit import EXTRA
 
-from .classes import classes_in
+from .classes import classes_in, set_num_classes
+from .pretrained import fill_from_state
 
 _APART = ('num_batches_tracked', EXTRA)  # no weights
 _RULE = {'betas', 'momentum', 'alpha', 'rho'}  # of these an optimizer has its own
@@ -119,6 +123,19 @@ def check_fit(
         )
     apart = {*missing, *bent, *(key for key, t in wanted.items() if not t.isfinite().all())}
     refuse_nan({key: given[key] for key in wanted if key not in apart}, str(name))
+
+
+def load_model(
+    model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
+) -> nn.Module:
+    """The model with the weights of a checkpoint's `content`; raise where they do not fit."""
+    state = content.get('state_dict', content)
+    fill_from_state(model_cfg, state)
+    set_num_classes(model_cfg, num_classes)
+    model: nn.Module = revert_sync_batchnorm(MODELS.build(model_cfg))
+    check_fit(model, state, checkpoint)
+    model.load_state_dict({k.removeprefix('module.'): v for k, v in state.items()}, strict=False)
+    return model
 
 
 def _shape(item: object) -> tuple[int, ...]:

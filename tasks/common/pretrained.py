@@ -56,7 +56,8 @@ def fill_from_state(model: MutableMapping[str, Any], state: Mapping[str, Any]) -
     key = next((key for key in state if key.endswith(f'backbone.vit.{EXTRA}')), None)
     backbone = _backbone(model)
     if backbone is not None and key is not None:
-        told = read_architecture(state[key])
+        metadata = getattr(state, '_metadata', None)
+        told = read_architecture(state[key], str(getattr(metadata, 'file', '') or 'the checkpoint'))
         pictures = backbone['type'] == NaViTBackbone.__name__
         backbone.update(complete(backbone, told=told, pictures=pictures))
 

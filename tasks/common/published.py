@@ -17,15 +17,16 @@ from typing import Any
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import MODELS, Registry
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from navit_backbone.checkpoint import header_of, weights_of
 from navit_backbone.sealed import DIGEST, write_sealed
-from navit_backbone.vit import NaViT
+from navit_backbone.vit import EXTRA, NaViT
 from navit_backbone.weight_files import read_header
 
 from .classes import classes_in
-from .loaded_weights import check_fit
+from .loaded_weights import check_fit, load_model
 from .palette import Colour
 
 _TUPLE = '__tuple__'  # JSON has lists alone, and mmcv tells them from tuples
@@ -64,9 +65,22 @@ def publish(
         'notes': json.dumps(dict(notes)),
         'package': f'navit-backbone {metadata.version("navit-backbone")}',
     }
+    for name, part in model.named_modules():
+        key = f'{name}.{EXTRA}'
+        if isinstance(part, NaViT) and key in given:
+            part.check_architecture(given[key], 'the checkpoint')
+            given[key] = part.get_extra_state()  # an average of checkpoints has it as floats
     # parts of one memory, as convolutions that levels share, become tensors of their own
     tensors = {key: given[key].clone() for key in model.state_dict() if key in given}
-    return write_sealed(out, tensors, header, named=True)
+    return write_sealed(out, tensors, header, named=True, check=_open_again)
+
+
+def _open_again(file: Path) -> None:
+    """Raise unless a file that was just written can be predicted with, as tools/predict.py does."""
+    cfg = config_of(file)
+    check_names(cfg)
+    content = CheckpointLoader.load_checkpoint(str(file), map_location='cpu')
+    load_model(cfg.model, content, file, len(classes_in(content['meta']['dataset_meta'])))
 
 
 def _header_of_navit(model: nn.Module, cfg: Config) -> dict[str, str]:
