@@ -351,6 +351,52 @@ def test_a_fault_of_the_program_is_not_taken_for_a_bad_sample(folder):
     assert dataset.bad_samples == []
 
 
+class LoadBroken:
+    """A loader that raises `error` on sample 2, and on `others`."""
+
+    def __init__(self, error, others=()):
+        self.error, self.bad = error, {2, *others}
+
+    def __call__(self, results: dict) -> dict:
+        if results['sample_idx'] in self.bad:
+            raise self.error
+        return results
+
+
+@pytest.mark.parametrize(
+    ('error', 'traceback_shown'),
+    [
+        (KeyError('segmentation'), True),
+        (RuntimeError('a fault of the code'), True),
+        (IndexError(7), True),
+        (MemoryError(), False),
+        (Image.DecompressionBombError('190440000 pixels exceed the limit'), False),
+        (OSError('truncated'), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else '',
+)
+def test_any_error_of_a_loader_costs_one_sample(folder, error, traceback_shown, monkeypatch):
+    """What may be a fault of the code is logged in full, once."""
+    lines: list[str] = []
+    monkeypatch.setattr(dataset_module, 'print_log', lambda line, **_: lines.append(line))
+    dataset = Photos(folder, pipeline(LoadBroken(error, others=[4])))
+    found = epochs(dataset, 0, num_epochs=1)
+    assert len(list(chain(*found))) == len(dataset)
+    assert {index for index, _ in dataset.bad_samples} == {2, 4}
+    named = [line for line in lines if 'bad sample, replaced' in line]
+    assert len(named) == 2
+    assert all(f'LoadBroken: {type(error).__name__}' in line for line in named)
+    assert sum('Traceback' in line for line in lines) == traceback_shown
+    with pytest.raises(BadSampleError, match=f'LoadBroken: {type(error).__name__}'):
+        Photos(folder, pipeline(LoadBroken(error)), test_mode=True)[2]
+
+
+def test_a_loader_that_fails_on_every_sample_ends_the_training(folder):
+    everything = LoadBroken(TypeError('a fault of the code'), others=range(100))
+    with pytest.raises(ValueError, match='TypeError: a fault of the code.*so are sample 0'):
+        Photos(folder, pipeline(everything))[SampleIndex(0, (0, 0, 0))]
+
+
 def test_a_transform_that_returns_none_has_its_sample_replaced(folder):
     def picky(results: dict) -> dict | None:
         return None if results['sample_idx'] == 2 else results

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import call
+from commands import NO_WORKERS, call
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
@@ -20,22 +20,23 @@ from navit_backbone.tasks.common.loaded_weights import LoadedWeightsHook, check_
 from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.detection.inference import annotated
-from navit_backbone.tools import convert_weights, predict, test, train
-from navit_backbone.tools.command_line import add_config_arguments, check_options, read_config
+from navit_backbone.tools import browse, convert_weights, predict, test, train
+from navit_backbone.tools.command_line import (
+    OptionText,
+    add_config_arguments,
+    check_options,
+    read_config,
+    typed_options,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = next((ROOT / 'configs/detection').glob('retinanet_navit-ti_*_sample.py'))
-LOADERS = [
-    f'{split}_dataloader.{option}'
-    for split in ('train', 'val', 'test')
-    for option in ('num_workers=0', 'persistent_workers=False')
-]
 QUICK = [
     'model.backbone.arch.num_layers=1',
     'model.test_cfg.score_thr=0.0',
     'train_cfg.max_epochs=1',
     'train_cfg.val_interval=1',
-    *LOADERS,
+    *NO_WORKERS,
 ]
 
 
@@ -269,22 +270,84 @@ def test_options_that_are_no_assignments_are_refused(monkeypatch, capsys):
     assert "'flux' is not KEY=VALUE" in capsys.readouterr().err
 
 
+# What a config holds, as `a`; what is typed behind `a=`; and what the option becomes.
 @pytest.mark.parametrize(
-    ('typed', 'value'),
+    ('held', 'typed', 'value'),
     [
-        ("['road', 'traffic light']", ['road', 'traffic light']),
-        ('[road,traffic light]', ['road', 'traffic light']),
-        ('/data/my pictures', '/data/my pictures'),
-        ('[(1, 2), [a b]]', [(1, 2), ['a b']]),
-        ('(0.9, 0.999)', (0.9, 0.999)),
-        ('1e-4', 1e-4),
+        # a text stays the text that was typed
+        ('data/x', '/a,b/c', '/a,b/c'),
+        ('data/x', '2024', '2024'),
+        ('data/x', "it's", "it's"),
+        ('data/x', '/data/my pictures', '/data/my pictures'),
+        ('data/x', 'a=b', 'a=b'),
+        ('data/x', '"quoted, text"', 'quoted, text'),
+        ('bbox', '[bbox,segm]', ['bbox', 'segm']),
+        ('bbox', 'None', None),
+        # of a list of texts each part stays one
+        (('cat', 'dog'), '0,01,2', ['0', '01', '2']),
+        (['cat'], 'traffic light', ['traffic light']),
+        (['cat'], "['road', 'traffic light']", ['road', 'traffic light']),
+        (['cat'], '(road,traffic light)', ['road', 'traffic light']),
+        (['cat'], '"a, b",True', ['a, b', 'True']),
+        # anything else is read as Python would
+        (1, '1e-4', 1e-4),
+        ((1, 2), '(0.9, 0.999)', (0.9, 0.999)),
+        (None, '3', 3),
+        (dict(b=1), 'None', None),
+        (None, '[(1, 2), [a b]]', [(1, 2), ['a b']]),
     ],
 )
-def test_names_in_options_keep_their_spaces(typed, value):
+def test_options_take_the_type_that_the_config_holds(held, typed, value):
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)
-    args = parser.parse_args(['config.py', '--cfg-options', f'a.b={typed}', 'c=1'])
-    assert args.cfg_options == {'a.b': value, 'c': 1}
+    args = parser.parse_args(['config.py', '--cfg-options', f'a={typed}', '--cfg-options', 'c=1'])
+    assert typed_options(Config(dict(a=held)), args.cfg_options) == {'a': value, 'c': 1}
+
+
+def test_paths_and_class_names_are_texts_where_the_config_holds_none():
+    typed = {key: OptionText('2024') for key in ('work_dir', 'classes', 'n')}
+    assert typed_options(Config(dict(n=None)), typed) == dict(
+        work_dir='2024', classes=['2024'], n=2024
+    )
+
+
+def test_the_home_folder_is_found_in_options_config_and_arguments(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'c.py').write_text(
+        "data_root = 'data/x/'\n"
+        "dataset = dict(data_root=data_root, ann_file='~/a.json', kind='a~/b')\n"
+        'val_dataloader = dict(dataset=dataset)\n'
+    )
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    args = parser.parse_args(['~/c.py', '--cfg-options', 'data_root=~/my set'])
+    cfg = read_config(args.config, args.cfg_options)
+    assert cfg.data_root == cfg.val_dataloader.dataset.data_root == f'{tmp_path}/my set'
+    assert cfg.val_dataloader.dataset.ann_file == f'{tmp_path}/a.json'
+    assert cfg.val_dataloader.dataset.kind == 'a~/b'
+
+
+@pytest.mark.parametrize('folder', ['Fotos, 2024', '2024', '[x]', "it's", 'a=b', '{{x}}', '~x'])
+def test_the_data_may_lie_in_a_folder_of_any_name(folder, sample, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).symlink_to(sample)
+    out = tmp_path / 'look'
+    arguments = ['--num', 1, '--out-dir', out, '--cfg-options', f'data_root={folder}']
+    assert call(monkeypatch, browse, CONFIG, *arguments) is None
+    assert (out / 'batch.png').is_file()
+
+
+def test_without_workers_no_loader_keeps_what_is_of_workers(tmp_path):
+    of_workers = dict(persistent_workers=True, prefetch_factor=4, timeout=60)
+    loaders = {
+        f'{split}_dataloader': dict(num_workers=2, pin_memory=False, **of_workers)
+        for split in ('train', 'val', 'test')
+    }
+    Config(loaders).dump(tmp_path / 'c.py')
+    options = {'val_dataloader.num_workers': 0}
+    cfg = read_config(tmp_path / 'c.py', options)
+    assert cfg.val_dataloader == dict(num_workers=0, pin_memory=False)
+    assert cfg.train_dataloader == cfg.test_dataloader == loaders['train_dataloader']
 
 
 def test_options_for_parts_that_are_judged_elsewhere_pass(capsys):

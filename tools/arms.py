@@ -26,7 +26,7 @@ import numpy as np
 from navit_backbone.tools.arms_report import write
 from navit_backbone.tools.arms_results import Arms, Results
 from navit_backbone.tools.arms_runs import FoldedRun, Run, in_folds, seconds_left
-from navit_backbone.tools.command_line import run, task_of
+from navit_backbone.tools.command_line import expanded_path, run, task_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,15 +34,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('configs', type=Path, nargs='+', metavar='CONFIG')
+    parser.add_argument('configs', type=expanded_path, nargs='+', metavar='CONFIG')
     parser.add_argument('--names', nargs='+', help="of the arms (the configs' file names)")
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='(0 1 2)')
     parser.add_argument(
         '--folds', type=int, default=0, metavar='N',
         help='train N times, each time without a fold (column `fold` of the list), and pool',
     )  # fmt: skip
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/arms'), help='(%(default)s)')
-    parser.add_argument('--report', type=Path, help='(OUT/FIRST_CONFIG.md)')
+    parser.add_argument(
+        '--out', type=expanded_path, default=Path('work_dirs/arms'), help='(%(default)s)'
+    )
+    parser.add_argument('--report', type=expanded_path, help='(OUT/FIRST_CONFIG.md)')
     parser.add_argument(
         '--eval-batches', type=int, nargs='+', default=[1, 4, 8],
         help='the first is that of all tables but one (1 4 8)',

@@ -21,12 +21,19 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 
 from navit_backbone.tasks.common.dataset import file_of
+from navit_backbone.tasks.common.fonts import drawn_names
 from navit_backbone.tasks.common.overlay import IGNORED
 from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.pictures import Shown, batch_picture, grid_of, sample_picture
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sampling import SeededSampler
-from navit_backbone.tools.command_line import add_config_arguments, read_config, run, task_of
+from navit_backbone.tools.command_line import (
+    add_config_arguments,
+    expanded_path,
+    read_config,
+    run,
+    task_of,
+)
 from navit_backbone.vit import patch_shapes
 
 
@@ -36,7 +43,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
+    parser.add_argument(
+        '--out-dir', type=expanded_path, required=True, help='made where it is missing'
+    )
     parser.add_argument('--num', type=int, default=16, help='samples to show (16)')
     parser.add_argument('--batch-size', type=int, help="examples in batch.png (the config's)")
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
@@ -88,7 +97,7 @@ def draw_clips(config: Config, dataset: Any, indices: Sequence[int], out_dir: Pa
     from navit_backbone.tasks.common.clip_pictures import clip_sheet
 
     shapes = patch_shapes(config.model.backbone.get('patch_size', 16))
-    classes, tokens = dataset.metainfo['classes'], []
+    classes, tokens = drawn_names(tuple(dataset.metainfo['classes'])), []
     for number, index in enumerate(track(indices, description='drawing')):
         packed = dataset[index]
         sample, view = packed['data_samples'], packed['inputs'][0]
@@ -174,7 +183,8 @@ def shown_of(packed: dict[str, Any], meta: Mapping[str, Any]) -> Shown:
         boxes = instances.bboxes
         labels = instances.labels.tolist()
         marks['boxes'] = getattr(boxes, 'tensor', boxes).numpy()
-        marks['labels'] = [classes[i] if i < len(classes) else str(i) for i in labels]
+        names = drawn_names(tuple(classes))
+        marks['labels'] = [names[i] if i < len(names) else str(i) for i in labels]
         marks['classes'] = labels
         if 'masks' in instances:
             marks['masks'] = instances.masks.to_ndarray().astype(bool)

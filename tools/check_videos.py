@@ -26,6 +26,7 @@ from rich.progress import track
 from navit_backbone.tools.command_line import (
     add_options_argument,
     enter_task,
+    expanded_path,
     read_config,
     run,
 )
@@ -38,12 +39,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('inputs', type=Path, nargs='+', metavar='CONFIG | FOLDER_OR_FILE')
+    parser.add_argument('inputs', type=expanded_path, nargs='+', metavar='CONFIG | FOLDER_OR_FILE')
     parser.add_argument('--decode', action='store_true', help='all frames, not the headers alone')
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count(), help='processes (%(default)s)'
     )
-    parser.add_argument('--out', type=Path, help='a file for the paths of those that are broken')
+    parser.add_argument(
+        '--out', type=expanded_path, help='a file for the paths of those that are broken'
+    )
     add_options_argument(parser)
     args = parser.parse_args()
     if args.workers < 1:

@@ -84,14 +84,22 @@ def task_of(cfg: Config, source: Path) -> str:
     )
 
 
+def expanded_path(text: str) -> Path:
+    """Return the path that a command line names, with `~` as the home folder.
+
+    Shells leave `~` alone in quotes and after `=`.
+    """
+    return Path(os.path.expanduser(text))
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The config, and what changes in it."""
-    parser.add_argument('config', type=Path, help='a file of configs/')
+    """Add the config, and what changes in it."""
+    parser.add_argument('config', type=expanded_path, help='a file of configs/')
     add_options_argument(parser)
 
 
 def add_options_argument(parser: argparse.ArgumentParser) -> None:
-    """What changes in a config."""
+    """Add --cfg-options: what changes in a config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -99,20 +107,87 @@ def add_options_argument(parser: argparse.ArgumentParser) -> None:
         type=_assignment,
         default={},
         metavar='KEY=VALUE',
-        help='overrides, as optim_wrapper.optimizer.lr=1e-4 or data_root=/data/mine',
+        help='overrides, as optim_wrapper.optimizer.lr=1e-4 or data_root=/data/mine; where the '
+        'config holds a text, the value is a text, whatever its commas and digits',
     )
 
 
-class _Overrides(DictAction):
-    """mmengine's, which takes the spaces out of names and paths: here they stay."""
+class OptionText(str):
+    """Value of --cfg-options as typed, whose type follows from the config: `typed_options`."""
 
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        # a space between two words is one of a name; beside brackets and commas it is none
-        held = re.sub(
-            r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda found: found[0].replace(' ', '\0'), val
-        )
-        return _with_spaces(DictAction._parse_iterable(held))
+
+class _Overrides(argparse.Action):
+    """Store each KEY=VALUE under its key; several --cfg-options add up."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        pairs = (item.split('=', 1) for item in values)
+        options = {key: OptionText(text) for key, text in pairs}
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **options})
+
+
+def _assignment(text: str) -> str:
+    if '=' not in text.lstrip('='):
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE')
+    return text
+
+
+# Options that are paths, and texts even where the config holds None or nothing.
+_PATHS = ('data_root', 'work_dir', 'load_from', 'checkpoint', 'ann_file', 'output_dir', 'save_dir')
+
+
+def typed_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the values of --cfg-options the type that the config holds under their keys.
+
+    - Where the config holds a text, and for paths, the value is that text: commas, digits,
+      brackets and spaces stay. `None` is None, and a list needs brackets: metric=[bbox,segm].
+    - Where it holds a list of texts, and for `classes`, the value is split at commas and each part
+      stays a text; quotes keep a comma.
+    - Anything else is read as Python would: numbers, None, True, lists.
+
+    Values that are not `OptionText` stay as they are.
+    """
+    return {
+        key: _typed(key, str(value), _held(cfg, key)) if isinstance(value, OptionText) else value
+        for key, value in options.items()
+    }
+
+
+def _typed(option: str, text: str, held: Any) -> Any:
+    key = option.split('.')[-1]
+    bracketed = text[:1] + text[-1:] in ('[]', '()')
+    if text == 'None':
+        return None
+    if key == 'classes' or _is_texts(held):
+        return _split_texts(text[1:-1] if bracketed else text)
+    if isinstance(held, str) or (key in _PATHS and not isinstance(held, (dict, list, tuple))):
+        if bracketed and key not in _PATHS:
+            return _split_texts(text[1:-1])
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] in ('"', "'") else text
+    # mmengine takes all spaces out, of names too: one between two words is kept, beside brackets
+    # and commas it is none
+    kept = re.sub(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda gap: gap[0].replace(' ', '\0'), text)
+    return _with_spaces(DictAction._parse_iterable(kept))
+
+
+def _is_texts(held: Any) -> bool:
+    return (
+        isinstance(held, (list, tuple))
+        and bool(held)
+        and all(isinstance(item, str) for item in held)
+    )
+
+
+def _split_texts(text: str) -> list[str]:
+    """Split at the commas that stand outside of quotes."""
+    parts = re.findall(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*?))\s*(?:,|$)""", text)
+    texts = [single or double or plain for single, double, plain in parts]
+    return texts[:-1] if texts[-1] == '' else texts  # the end matches once more
 
 
 def _with_spaces(value: Any) -> Any:
@@ -121,10 +196,49 @@ def _with_spaces(value: Any) -> Any:
     return value.replace('\0', ' ') if isinstance(value, str) else value
 
 
-def _assignment(text: str) -> str:
-    if '=' not in text.lstrip('='):
-        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE')
-    return text
+def _held(cfg: Config, option: str) -> Any:
+    """Return what the config holds under a key; None where it holds nothing."""
+    node: Any = cfg._cfg_dict
+    for key in option.split('.'):
+        if isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
+            node = node[int(key)]
+        elif isinstance(node, dict) and key in node:
+            node = node[key]
+        else:
+            return None
+    return node
+
+
+def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Check --cfg-options, merge them into the config, and expand `~` in all its paths."""
+    options = typed_options(cfg, options)
+    check_options(cfg, options)
+    override(cfg, options)
+    _expand_home(cfg._cfg_dict)
+
+
+def _expand_home(node: Any) -> Any:
+    """Write the home folder for the `~` at the beginning of paths, below `node` too."""
+    if isinstance(node, dict):
+        for key in list(node):
+            node[key] = _expand_home(node[key])
+    elif isinstance(node, (list, tuple)):
+        return type(node)(_expand_home(item) for item in node)
+    elif isinstance(node, str) and (node == '~' or re.match('~[^/]*/', node)):
+        return os.path.expanduser(node)
+    return node
+
+
+# Options of a loader that torch refuses where no worker loads.
+_OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
+
+
+def _fit_workers(cfg: Config) -> None:
+    """Leave out what is of workers in every loader that has none, as with num_workers=0 alone."""
+    for key, loader in cfg.items():
+        if key.endswith('_dataloader') and isinstance(loader, dict):
+            for option in _OF_WORKERS if not loader.get('num_workers') else ():
+                loader.pop(option, None)
 
 
 def read_config(path: Path, options: Mapping[str, Any]) -> Config:
@@ -146,9 +260,9 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
         ) from error
     except (NameError, AttributeError, LookupError, TypeError, AssertionError) as error:
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
-    check_options(cfg, options)
     length = length_of(cfg)
-    override(cfg, options)
+    apply_options(cfg, options)
+    _fit_workers(cfg)
     if not any(option.startswith('param_scheduler') for option in options):
         for change in follow_length(cfg, length):
             print(f'note: {change}, to follow max_epochs', file=sys.stderr)

@@ -21,13 +21,14 @@ go into a folder beside OUT. Without OUT, SOURCE is a file that was converted be
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from navit_backbone.checkpoint import check_target, read_weights, save_navit
 from navit_backbone.families import FAMILIES
 from navit_backbone.outbound import check_place, write_for
-from navit_backbone.tools.command_line import run
+from navit_backbone.tools.command_line import expanded_path, run
 from navit_backbone.weight_sources import HUB, find_source
 
 LONG = 2**28  # bytes from which on one wants to see how far it is
@@ -38,8 +39,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('source', help='a file, a folder or hf://owner/name[@revision]')
-    parser.add_argument('out', type=Path, nargs='?', help='ends in .safetensors')
+    parser.add_argument(
+        'source', type=os.path.expanduser, help='a file, a folder or hf://owner/name[@revision]'
+    )
+    parser.add_argument('out', type=expanded_path, nargs='?', help='ends in .safetensors')
     parser.add_argument(
         '--family',
         choices=['auto', *FAMILIES],
@@ -52,7 +55,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-heads', type=int, help='where the width does not tell it')
     parser.add_argument('--overwrite', action='store_true', help='where OUT exists')
     parser.add_argument('--to', choices=['timm', 'hf'], help='whose model OUT is for (ours)')
-    parser.add_argument('--check-images', type=Path, metavar='DIR', help='pictures of classes')
+    parser.add_argument(
+        '--check-images', type=expanded_path, metavar='DIR', help='pictures of classes'
+    )
     parser.add_argument('--tokens', help='budgets to show them at (64,100,...,576)')
     parser.add_argument('--classes', help='FOLDER=NUMBER of each class (ants=310,bees=309)')
     parser.add_argument(
@@ -60,7 +65,7 @@ def parse_args() -> argparse.Namespace:
         help='that resizes them (area); further ones are compared with the first',
     )  # fmt: skip
     parser.add_argument(
-        '--report', type=Path, help='folder of the report (OUT without suffix + _images)'
+        '--report', type=expanded_path, help='folder of the report (OUT without suffix + _images)'
     )
     args = parser.parse_args()
     if args.check_images is None and (

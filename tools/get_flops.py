@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,7 @@ from navit_backbone.tasks.common.wrappers import locate, planned_parts
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,
+    expanded_path,
     read_config,
     run,
     task_of,
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--max-images', type=int, default=1000, metavar='N', help='at most as many (%(default)s)'
     )
-    parser.add_argument('--out', type=Path, help='the same figures as JSON')
+    parser.add_argument('--out', type=expanded_path, help='the same figures as JSON')
     return parser.parse_args()
 
 

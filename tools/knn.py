@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from navit_backbone.tasks.common.loaded_weights import load_model
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,
+    expanded_path,
     read_config,
     run,
     task_of,
@@ -43,11 +43,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', type=Path, nargs='?', help='of the whole model')
+    parser.add_argument('checkpoint', type=expanded_path, nargs='?', help='of the whole model')
     parser.add_argument('--k', type=int, nargs='+', default=[5, 10, 20], help='(5 10 20)')
     parser.add_argument('--temperature', type=float, default=0.07, help='(%(default)s)')
     parser.add_argument('--device', default=get_device(), help='(%(default)s)')
-    parser.add_argument('--out', type=Path, help='the figures as JSON')
+    parser.add_argument('--out', type=expanded_path, help='the figures as JSON')
     args = parser.parse_args()
     if min(args.k) < 1 or args.temperature <= 0:
         parser.error(f'--k {args.k} from 1 and --temperature {args.temperature} above 0')

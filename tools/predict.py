@@ -1,55 +1,69 @@
-"""Find objects in pictures, label their pixels, or classify pictures and videos.
+"""Find objects in images, label their pixels, or classify images and videos.
 
     python tools/predict.py CONFIG CHECKPOINT INPUT... --out-dir DIR
     python tools/predict.py MODEL.safetensors INPUT... --out-dir DIR
 
-MODEL is a file of tools/publish.py, which is all that is needed. INPUT is a picture or a folder,
-which is searched with all folders in it. DIR gets each picture with what was found drawn on it, at
+MODEL is a file of tools/publish.py, which is all that is needed. INPUT is an image or a folder,
+which is searched with all folders in it. DIR gets each image with what was found drawn on it, at
 its own size, and predictions.json, whose images and categories have numbers of its own, listed with
-their file names and class names. Of a detector it has all objects in COCO's form: boxes as [x, y,
-width, height] in the pictures' own pixels, masks as run-length codes. Of a segmentor it has the
-share of each class, and DIR/labels/ the class of each pixel as a PNG of one channel. A classifier
-takes videos too, and folders of frames where its test data is of kind='frames': DIR gets each with
-the best classes under its frames, and predictions.json the score of every class. Exit status 3:
-some were skipped.
+their file names and class names. A detector gives all objects in COCO's form: boxes as [x, y,
+width, height] in the images' own pixels, masks as run-length codes. A segmentor gives the share of
+each class, and DIR/labels/ the class of each pixel as a PNG of one channel. A classifier takes
+videos too, and folders of frames where its test data is of kind='frames': DIR gets each with the
+best classes under its frames, and predictions.json the score of every class.
+
+Results are kept from the first input on: DIR/predictions.jsonl has a line for each while predict
+runs, and becomes predictions.json at the end, after Ctrl-C and SIGTERM too. An input that cannot be
+read, predicted, drawn or written costs that input alone; all such are listed at the end.
+
+Exit status: 0 all inputs were predicted and drawn, 1 nothing was begun or predictions.json cannot
+be written, 2 wrong arguments, 3 some inputs were skipped or not drawn, 130 stopped by Ctrl-C, 143
+by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import mimetypes
+import os
+import re
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from rich.progress import track
 
-from navit_backbone.tasks.common.classes import override
-from navit_backbone.tasks.common.folders import find_files, find_folders, visible
+from navit_backbone.tasks.common.dataset import LOADER_ERRORS
+from navit_backbone.tasks.common.folders import find_files, find_folders, search, visible
+from navit_backbone.tasks.common.output_files import OutputNames
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
 from navit_backbone.tasks.common.published import check_names, config_of, is_published
 from navit_backbone.tools.command_line import (
     add_config_arguments,
-    check_options,
+    apply_options,
     enter_task,
+    expanded_path,
     mistake,
     read_config,
     run,
     task_of,
 )
-from navit_backbone.tools.predict_output import tools_for
+from navit_backbone.tools.predict_output import label_map_of, tools_for
+from navit_backbone.tools.predict_results import Results
 
 if TYPE_CHECKING:
     from navit_backbone.tasks.common.inference import Predictor
 
-# What loading raises on a file that is broken or no picture.
-_KEPT = ('.jpg', '.jpeg', '.png', '.mp4')  # suffixes that what is drawn keeps
-UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
+_LISTS = ('.json', '.jsonl', '.txt', '.csv', '.tsv', '.xml', '.yaml', '.yml')
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,15 +75,21 @@ def parse_args() -> argparse.Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument(
-        'inputs', type=Path, nargs='+', metavar='INPUT', help='after CONFIG: the checkpoint first'
+        'inputs',
+        type=os.path.expanduser,
+        nargs='+',
+        metavar='INPUT',
+        help='after CONFIG: the checkpoint first',
     )
-    parser.add_argument('--out-dir', type=Path, required=True, help='made where it is missing')
+    parser.add_argument(
+        '--out-dir', type=expanded_path, required=True, help='made where it is missing'
+    )
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='draw objects from this score on (0.3)'
     )
     parser.add_argument('--device', type=_device, default=get_device(), help='(%(default)s)')
     args = parser.parse_args()
-    args.checkpoint = args.config if is_published(args.config) else args.inputs.pop(0)
+    args.checkpoint = args.config if is_published(args.config) else Path(args.inputs.pop(0))
     if not args.inputs:
         parser.error('no INPUT: give CONFIG CHECKPOINT INPUT..., or MODEL.safetensors INPUT...')
     return args
@@ -87,37 +107,53 @@ def _device(text: str) -> str:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Predict picture by picture; 3 where some were skipped."""
+    """Predict input by input; return the exit status."""
     check_there(args.checkpoint)
     cfg = config_for(args)
     model_side, output_side = tools_for(task_of(cfg, args.config))
     frames = cfg.test_dataloader.dataset.get('kind') == 'frames'
     files = find_inputs(args.inputs, args.out_dir, model_side.suffixes, frames=frames)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     output = output_side(args.out_dir, predictor, args.score_thr)
-    entries: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
-    for file, target in track(files.items(), description='predicting'):
-        try:
-            told, image, found = look(predictor, file)
-        except SkippedError as error:
-            skipped.append({'file_name': str(file), 'reason': str(error)})
-            continue
-        entry = {'id': len(entries) + 1, 'file_name': str(file), **told}
-        output.write(image, found, entry, target)
-        entries.append(entry)
-    content = {
+    header = {
         'config': str(args.config),
         'checkpoint': str(args.checkpoint),
         'categories': [{'id': i, 'name': name} for i, name in enumerate(predictor.classes)],
-        predictor.listed: entries,
-        **output.content,
-        'skipped': skipped,
+        'inputs': len(files),
     }
-    status = report(content, len(entries), args.out_dir)
+    results = Results(args.out_dir, header, (predictor.listed, *output.lists))
+    stopped_by = None
+    try:
+        with stop_signals():
+            for file, target in track(files.items(), description='predicting'):
+                predict_one(predictor, output, results, file, target)
+    except StoppedError as stop:
+        stopped_by = stop.number
+    status = report(results, args.out_dir, len(files), stopped_by)
     print(output.summary())
     return status
+
+
+def predict_one(
+    predictor: Predictor, output: Any, results: Results, file: Path, target: Path
+) -> None:
+    """Predict one input, keep what is found, then draw it; list what fails, and why."""
+    try:
+        described, image, found = look(predictor, file)
+        more, rows = output.entry(found, target)
+        entry = {'file_name': str(file), **described, **more}
+        results.add(entry, rows)
+    except SkippedError as error:
+        results.fail('skipped', file, str(error), error.unexpected)
+        return
+    except OSError as error:
+        results.fail('skipped', file, f'has a result that cannot be written ({error})')
+        return
+    try:
+        output.draw(image, found, entry, target)
+    except Exception as error:
+        reason, unexpected = reason_of(error)
+        results.fail('not_drawn', file, f'was predicted, but not drawn ({reason})', unexpected)
 
 
 def check_there(checkpoint: Path) -> None:
@@ -136,40 +172,84 @@ def config_for(args: argparse.Namespace) -> Config:
     enter_task(cfg, args.config)
     if published:
         check_names(cfg)
-        check_options(cfg, args.cfg_options)
-        override(cfg, args.cfg_options)
+        apply_options(cfg, args.cfg_options)
     return cfg
 
 
 class SkippedError(ValueError):
-    """Why a picture is left out, to follow its name; the others are predicted nevertheless."""
+    """Why an input is left out, to follow its name; the others are predicted nevertheless.
+
+    `unexpected` is an error behind it that may be one of the code.
+    """
+
+    def __init__(self, reason: str, unexpected: Exception | None = None) -> None:
+        super().__init__(reason)
+        self.unexpected = unexpected
 
 
 def look(predictor: Predictor, file: Path) -> tuple[dict[str, Any], Any, Any]:
-    """What is to be said of a file, what is drawn on, and what is found in it."""
+    """Return what predictions.json says of a file, what is drawn on, and what is found in it.
+
+    Raise SkippedError for any failure: one input never ends a run.
+    """
     try:
         results = predictor.read(file)
-    except UNREADABLE as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise SkippedError(f'cannot be read ({reason})') from error
-    told, image = predictor.describe(results), predictor.shown(results)
+    except Exception as error:
+        reason, unexpected = reason_of(error)
+        if isinstance(error, LOADER_ERRORS):
+            reason, unexpected = ' '.join(str(error).split()) or type(error).__name__, None
+        raise SkippedError(f'cannot be read ({reason})', unexpected) from error
     try:
-        return told, image, predictor.find(results)
-    except ValueError as error:  # as of a picture too long for the positions
-        if (reason := mistake(error)) is None:
-            raise
-        raise SkippedError(f'does not fit the model ({reason})') from error
+        return predictor.describe(results), predictor.shown(results), predictor.find(results)
+    except Exception as error:  # as of an image too long for the positions
+        reason, unexpected = reason_of(error)
+        what = 'cannot be predicted' if unexpected else 'does not fit the model'
+        raise SkippedError(f'{what} ({reason})', unexpected) from error
+
+
+def reason_of(error: Exception) -> tuple[str, Exception | None]:
+    """Return a line on an error, and the error again where it may be one of the code."""
+    reason = mistake(error)
+    if reason is None and not isinstance(error, MemoryError):
+        return f'{type(error).__name__}: {" ".join(str(error).split())}', error
+    return ' '.join((reason or f'no memory left {error}').split()), None
+
+
+class StoppedError(BaseException):
+    """A signal that asks predict to stop, between any two lines of Python."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Raise StoppedError on Ctrl-C and SIGTERM within the block."""
+
+    def stop(number: int, _: Any) -> None:
+        raise StoppedError(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def find_inputs(
-    inputs: list[Path], out_dir: Path, suffixes: Sequence[str], *, frames: bool = False
+    inputs: list[str], out_dir: Path, suffixes: Sequence[str], *, frames: bool = False
 ) -> dict[Path, Path]:
-    """Every file of the inputs, once, and where in `out_dir` it is drawn; two never meet.
+    """Return every file of the inputs, once, and where in `out_dir` it is drawn; two never meet.
 
-    With `frames` a folder of pictures is a clip too, and goes before the pictures in it.
+    With `frames` a folder of images is a clip too, and goes before the images in it.
     """
     files: dict[Path, Path] = {}
-    for item in inputs:
+    for item in (existing_input(text, suffixes) for text in inputs):
         if frames and (clips := folders_of_frames(item, out_dir)):
             top = Path(item.resolve().name)
             files |= {clip: top / clip.relative_to(item) for clip in clips}
@@ -177,31 +257,64 @@ def find_inputs(
             found = find_files(item, suffixes)
             found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
             if not found:
-                raise ValueError(f'no pictures in {item}: looked for {" ".join(suffixes)}')
+                others = search(item, suffixes).others.values()
+                videos = sum(_is_video(file) for listed in others for file in listed)
+                there = f'; its {videos} videos need a classifier of clips' if videos else ''
+                raise ValueError(f'no pictures in {item}: looked for {" ".join(suffixes)}{there}')
             files |= {file: file.relative_to(item) for file in found}
-        elif item.is_file():
-            files[item] = Path(item.name)
         else:
-            raise ValueError(f'no file or folder at {item}')
-    taken: set[Path] = set()
-    for file, target in files.items():
-        if target.suffix.lower() not in _KEPT:
-            other = '.png' if target.suffix.lower() in PICTURE_SUFFIXES else '.mp4'
-            target = target.with_name(f'{target.name}{other}')
-        number, stem = 1, target.stem
-        while target in taken:
-            number += 1
-            target = target.with_stem(f'{stem}_{number}')
-        taken.add(target)
-        files[file] = target
+            files[item] = Path(item.name)
+    names = OutputNames(also=label_map_of)
+    files = {file: names.assign(target) for file, target in files.items()}
     originals = {file.resolve() for file in files}
     for file, target in files.items():
-        if (out_dir / target).resolve() in originals:
-            raise ValueError(
-                f'--out-dir {out_dir} holds {file}, which the drawing would take the place of: '
-                'set another folder'
-            )
+        for written in (target, label_map_of(target)):
+            if (out_dir / written).resolve() in originals:
+                raise ValueError(
+                    f'--out-dir {out_dir} holds {file}, which the drawing would take the place '
+                    'of: set another folder'
+                )
     return files
+
+
+def existing_input(text: str, suffixes: Sequence[str]) -> Path:
+    """Return the path of an INPUT; raise ValueError, with the fix, for what is none."""
+    path = Path(text)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if _is_video(path) and path.suffix.lower() not in suffixes:
+            raise ValueError(
+                f'{text} is a video, and this model takes images ({" ".join(suffixes)}): write its '
+                f'frames with `mkdir frames; ffmpeg -i {shlex.quote(text)} frames/%06d.png` and '
+                'give frames/'
+            )
+        if path.suffix.lower() in _LISTS:
+            raise ValueError(
+                f'{text} is a list or an annotation file: give the images themselves, or their '
+                'folder'
+            )
+        return path
+    if re.match('[a-zA-Z][a-zA-Z0-9+.-]+://', text):
+        raise ValueError(
+            f'{text} is a URL, and predict takes files and folders: download it first '
+            f'(`curl -O {shlex.quote(text)}`) and give the file'
+        )
+    if matches := sorted(glob(text, recursive=True)):
+        raise ValueError(
+            f'{text} is a pattern, and predict takes files and folders: leave its quotes away, so '
+            f'that the shell gives the {len(matches)} files that match it'
+        )
+    if text.isdecimal():
+        raise ValueError(
+            f'no file or folder at {text}; where it is the number of a camera, record its images '
+            f'first (`ffmpeg -f v4l2 -i /dev/video{text} frames/%06d.png`) and give their folder'
+        )
+    raise ValueError(f'no file or folder at {text}')
+
+
+def _is_video(file: Path) -> bool:
+    return (mimetypes.guess_type(file.name)[0] or '').startswith('video/')
 
 
 def folders_of_frames(item: Path, out_dir: Path) -> list[Path]:
@@ -217,18 +330,26 @@ def folders_of_frames(item: Path, out_dir: Path) -> list[Path]:
     ]
 
 
-def report(content: dict[str, Any], count: int, out_dir: Path) -> int:
-    """Write predictions.json, say what is where, and give the exit status."""
-    out = out_dir / 'predictions.json'
-    out.write_text(json.dumps(content, indent=1) + '\n')
-    skipped = content['skipped']
-    drawn = (
-        f'{count} {"clip" if "clips" in content else "picture"}{"" if count == 1 else "s"} drawn'
-    )
-    print(f'{drawn} in {out_dir}; all that was found in {out}')
-    for item in skipped:
-        print(f'skipped: {item["file_name"]} {item["reason"]}', file=sys.stderr)
-    return 3 if skipped else 0
+def report(results: Results, out_dir: Path, num_inputs: int, stopped_by: int | None) -> int:
+    """Write predictions.json, print what is where and what failed; return the exit status."""
+    failed = [(item, kind) for kind, items in results.failed.items() for item in items]
+    for item, kind in failed:
+        print(f'{kind.replace("_", " ")}: {item["file_name"]} {item["reason"]}', file=sys.stderr)
+    try:
+        results.finish()
+    except OSError as error:
+        raise OSError(
+            f'{results.whole} cannot be written ({error}): all that was found in {results.count} '
+            f'of {num_inputs} inputs is in {results.lines}, a JSON object on each line'
+        ) from error
+    drawn = results.count - len(results.failed['not_drawn'])
+    print(f'{drawn} of {num_inputs} inputs drawn in {out_dir}; all results are in {results.whole}')
+    if stopped_by is not None:
+        name = signal.Signals(stopped_by).name
+        rest = num_inputs - results.count - len(results.failed['skipped'])
+        print(f'stopped by {name}: {rest} inputs were not looked at', file=sys.stderr)
+        return 128 + stopped_by
+    return 3 if failed else 0
 
 
 def main() -> None:

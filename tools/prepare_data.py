@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import numpy as np
 
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.common.text_files import Table, read_lines, refuse_other_names, write_new
-from navit_backbone.tools.command_line import run
+from navit_backbone.tools.command_line import expanded_path, run
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -190,50 +191,61 @@ def parse_args() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True, metavar='WHAT')
     command = commands.add_parser('sample', help='draw a sample set', description=sample.__doc__)
-    command.add_argument('--out', type=Path, default=Path('data/sample'), help='(data/sample)')
+    command.add_argument(
+        '--out', type=expanded_path, default=Path('data/sample'), help='(data/sample)'
+    )
     command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
     command.add_argument('--train', type=_count, default=320, help='drawings to train on (320)')
     command.add_argument('--val', type=_count, default=40, help='drawings held out (40)')
     command.set_defaults(run=sample)
     command = commands.add_parser('split', help='hold pictures out', description=split.__doc__)
-    command.add_argument('annotations', type=Path, metavar='ANNOTATIONS.json | PICTURES/')
-    command.add_argument('--out', type=Path, required=True, help='the folder of the two files')
+    command.add_argument('annotations', type=expanded_path, metavar='ANNOTATIONS.json | PICTURES/')
+    command.add_argument(
+        '--out', type=expanded_path, required=True, help='the folder of the two files'
+    )
     command.add_argument('--val', type=float, default=0.2, help='the share held out (0.2)')
     command.add_argument('--seed', type=_count, default=0, help='another split for each (0)')
     command.set_defaults(run=split)
     command = commands.add_parser('masks', help='colours to classes', description=masks.__doc__)
-    command.add_argument('folder', type=Path, metavar='COLOURED/')
+    command.add_argument('folder', type=expanded_path, metavar='COLOURED/')
     command.add_argument(
         '--colours',
+        type=os.path.expanduser,
         nargs='+',
         required=True,
         metavar='COLOURS.txt | LINE',
         help='a file of lines R G B NAME or #RRGGBB NAME, or these lines themselves',
     )
-    command.add_argument('--out', type=Path, required=True, help='the folder of the label maps')
+    command.add_argument(
+        '--out', type=expanded_path, required=True, help='the folder of the label maps'
+    )
     command.add_argument(
         '--overwrite', action='store_true', help='write over label maps and classes.txt'
     )
     command.set_defaults(run=masks)
     command = commands.add_parser('motions', help='clips by motion', description=motions.__doc__)
-    command.add_argument('pictures', type=Path, nargs='*', metavar='TRAIN/ VAL/')
-    command.add_argument('--out', type=Path, default=Path('data/motions'), help='(data/motions)')
+    command.add_argument('pictures', type=expanded_path, nargs='*', metavar='TRAIN/ VAL/')
+    command.add_argument(
+        '--out', type=expanded_path, default=Path('data/motions'), help='(data/motions)'
+    )
     command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
     command.add_argument('--train', type=_count, default=320, help='clips to train on (320)')
     command.add_argument('--val', type=_count, default=80, help='clips held out (80)')
     command.add_argument('--frames', type=_count, default=16, help='of a clip (16)')
     command.set_defaults(run=motions)
     command = commands.add_parser('folds', help='folds of a list', description=folds.__doc__)
-    command.add_argument('list', type=Path, metavar='LIST.csv')
+    command.add_argument('list', type=expanded_path, metavar='LIST.csv')
     command.add_argument('--by', required=True, help='the column whose groups stay whole')
     command.add_argument('--folds', type=_count, default=5, help='(5)')
-    command.add_argument('--out', type=Path, required=True, metavar='FOLDS.csv')
+    command.add_argument('--out', type=expanded_path, required=True, metavar='FOLDS.csv')
     command.set_defaults(run=folds)
     for what, content in PUBLIC.items():
         command = commands.add_parser(what, help=content, description=public.__doc__)
-        command.add_argument('root', type=Path, metavar='ROOT', help=content)
+        command.add_argument('root', type=expanded_path, metavar='ROOT', help=content)
         if what == 'pascal-context':
-            command.add_argument('--labels', type=Path, required=True, help='its .mat files')
+            command.add_argument(
+                '--labels', type=expanded_path, required=True, help='its .mat files'
+            )
         command.set_defaults(run=public, what=what)
     return parser.parse_args()
 

@@ -20,7 +20,13 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from navit_backbone.sealed import DIGEST
 from navit_backbone.tasks.common.classes import set_num_classes
 from navit_backbone.tasks.common.published import publish
-from navit_backbone.tools.command_line import add_options_argument, enter_task, read_config, run
+from navit_backbone.tools.command_line import (
+    add_options_argument,
+    enter_task,
+    expanded_path,
+    read_config,
+    run,
+)
 from navit_backbone.weight_files import config_values, read_header
 
 
@@ -29,12 +35,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
-    parser.add_argument('out', type=Path, help='ends in .safetensors; its name gains 8 digits')
-    parser.add_argument('--config', type=Path, help='where the checkpoint holds none, or another')
+    parser.add_argument(
+        'checkpoint', type=expanded_path, help='of the whole model, as tools/train.py saves'
+    )
+    parser.add_argument(
+        'out', type=expanded_path, help='ends in .safetensors; its name gains 8 digits'
+    )
+    parser.add_argument(
+        '--config', type=expanded_path, help='where the checkpoint holds none, or another'
+    )
     add_options_argument(parser)
     parser.add_argument(
-        '--figures', type=Path, help='what tools/test.py --out wrote of this very checkpoint'
+        '--figures',
+        type=expanded_path,
+        help='what tools/test.py --out wrote of this very checkpoint',
     )
     parser.add_argument(
         '--raw',

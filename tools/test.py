@@ -20,6 +20,7 @@ from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
     enter_task,
+    expanded_path,
     read_config,
     run,
     task_of,
@@ -35,12 +36,18 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', type=Path, help='of the whole model, as tools/train.py saves')
-    parser.add_argument('--work-dir', type=Path, help='logs (work_dirs/CONFIG)')
-    parser.add_argument('--show-dir', type=Path, help='draw truth and predictions into this folder')
+    parser.add_argument(
+        'checkpoint', type=expanded_path, help='of the whole model, as tools/train.py saves'
+    )
+    parser.add_argument('--work-dir', type=expanded_path, help='logs (work_dirs/CONFIG)')
+    parser.add_argument(
+        '--show-dir', type=expanded_path, help='draw truth and predictions into this folder'
+    )
     parser.add_argument('--tta', action='store_true', help='average over the flipped picture')
     parser.add_argument(
-        '--out', type=Path, help='.json: the figures; .pkl: the predictions, for offline evaluation'
+        '--out',
+        type=expanded_path,
+        help='.json: the figures; .pkl: the predictions, for offline evaluation',
     )
     parser.add_argument(
         '--tokens',

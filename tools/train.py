@@ -10,6 +10,7 @@ stopped goes on with --resume.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,6 +22,7 @@ from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
+    expanded_path,
     read_config,
     run,
 )
@@ -33,7 +35,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument('--work-dir', type=Path, help='logs and checkpoints (work_dirs/CONFIG)')
+    parser.add_argument(
+        '--work-dir', type=expanded_path, help='logs and checkpoints (work_dirs/CONFIG)'
+    )
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on CPU too')
     parser.add_argument(
         '--auto-scale-lr',
@@ -42,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--resume',
+        type=os.path.expanduser,
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',

@@ -11,7 +11,7 @@ default_hooks = dict(
         type='ExactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='DetVisualizationHook'),
+    visualization=dict(type='BoxHook'),
 )
 custom_hooks = [
     dict(type='AgreementHook'),

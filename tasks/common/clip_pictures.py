@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from navit_backbone.packing import PatchShape
 
+from .fonts import TextLine
 from .resampling import resize_image
 
 _INK, _FAINT, _PAPER = (30, 30, 34), (110, 110, 118), (250, 250, 248)
@@ -33,28 +34,27 @@ def clip_sheet(
     width = max(len(step) for step in steps) * (w * zoom + 1) + _GAP
     per_line = max(1, _WIDTH // width)
     lines = math.ceil(len(steps) / per_line)
-    text = ', '.join(
+    tokens = ', '.join(
         f'{-(-count // t)} x {-(-h // p)} x {-(-w // q)} tubelets of {t} x {p} x {q} = '
         f'{-(-count // t) * -(-h // p) * -(-w // q):,} tokens'
         for t, p, q in shapes
     )
-    fonts = ImageFont.load_default(18), ImageFont.load_default(13)
+    heading, details = TextLine(tokens, 18), TextLine(title, 13)
     size = (
-        max(per_line * width, int(fonts[0].getlength(text)), int(fonts[1].getlength(title)))
-        + 2 * _MARGIN,
+        max(per_line * width, heading.width, details.width) + 2 * _MARGIN,
         64 + lines * (h * zoom + _LINE + _GAP) + _MARGIN,
     )
     sheet = Image.new('RGB', size, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, 10), text, fill=_INK, font=fonts[0])
-    draw.text((_MARGIN, 36), title, fill=_FAINT, font=fonts[1])
+    heading.draw(draw, (_MARGIN, 10), _INK)
+    details.draw(draw, (_MARGIN, 36), _FAINT)
     for number, step in enumerate(steps):
         x = _MARGIN + number % per_line * width
         y = 64 + number // per_line * (h * zoom + _LINE + _GAP)
         for place, frame in enumerate(step):
             left = x + place * (w * zoom + 1)
             sheet.paste(tiles[frame], (left, y))
-            draw.text((left, y + h * zoom + 2), str(indices[frame]), fill=_FAINT, font=fonts[1])
+            TextLine(str(indices[frame]), 13).draw(draw, (left, y + h * zoom + 2), _FAINT)
     return sheet
 
 

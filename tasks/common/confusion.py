@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .fonts import drawn_names, font_families
+
 
 def confusion_picture(
     confusion_RC: np.ndarray, classes: Sequence[str], file: Path, *, unit: str
@@ -19,6 +21,8 @@ def confusion_picture(
     """
     from matplotlib.figure import Figure
 
+    names = drawn_names(tuple(classes))
+    style = dict(fontfamily=font_families(names), parse_math=False)  # a $ is a $
     truth_C = np.zeros(confusion_RC.shape[1], dtype=np.int64)
     truth_C[: len(confusion_RC)] = confusion_RC.sum(1)
     order = np.argsort(-truth_C, kind='stable')
@@ -28,8 +32,8 @@ def confusion_picture(
     canvas = Figure(figsize=(3.5 + 0.24 * len(order), 2.5 + 0.24 * len(rows)), layout='constrained')
     axes = canvas.subplots()
     image = axes.imshow(100 * shares, vmin=0, vmax=100, cmap='viridis')
-    axes.set_xticks(range(len(order)), [classes[i] for i in order], rotation=90)
-    axes.set_yticks(range(len(rows)), [classes[i] for i in rows])
+    axes.set_xticks(range(len(order)), [names[i] for i in order], rotation=90, **style)
+    axes.set_yticks(range(len(rows)), [names[i] for i in rows], **style)
     axes.set_xlabel('prediction')
     axes.set_ylabel('truth')
     for y, row in enumerate(shares):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +18,17 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .picture_sizes import Measured, picture_size, scan, stated_sizes
+from .picture_sizes import UNREADABLE, Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
 from .sample import BadSampleError, SampleIndex, SampleSeed, seeded
 from .text_files import read_names
 from .wrappers import inner_datasets
 
-# What the loaders of mmcv, mmdet and mmseg raise on a file that is missing, empty or broken. They
-# assert where OpenCV decodes nothing (None), or take an attribute of that None; Pillow raises
-# SyntaxError on a broken PNG. Only a transform named Load* is read this way: the same exceptions
-# from any other transform are faults of the program, and pass.
-_UNREADABLE = (OSError, cv2.error, AssertionError, AttributeError, ValueError, SyntaxError)
+# Errors of the loaders of mmcv, mmdet and mmseg on a file that is missing, empty, broken or too
+# large. They assert where OpenCV decodes nothing (None), or take an attribute of that None. Any
+# other error of a loader costs its sample too, but may be a fault of the code: the first one is
+# logged with its traceback.
+LOADER_ERRORS = (*UNREADABLE, cv2.error, AssertionError, AttributeError, MemoryError)
 _MAX_REPLACEMENTS = 20
 _GOOD, _EMPTIED, _BAD = range(3)
 
@@ -43,15 +44,17 @@ class SeededSamples:
     index, and on nothing else: numpy, random and torch are seeded from it around the pipeline, and
     `results['sample_seed']` holds it. A plain index counts as seed 0, epoch 0.
 
-    A bad sample (a file that cannot be read, an annotation that contradicts it) is logged with its
-    file and replaced by another one, chosen by the same seed and capped to the tokens of the one
-    it replaces. So is one of which the pipeline leaves nothing (None), as a crop beside all objects
-    does; this is no fault of the file, and only counted. In test mode both are errors instead: an
-    evaluation must not leave out pictures, nor count some twice.
+    A bad sample (a file on which a transform named Load* raises anything, an annotation that
+    contradicts it) is logged with its file and replaced by another one, chosen by the same seed and
+    capped to the tokens of the one it replaces. So is one of which the pipeline leaves nothing
+    (None), as a crop beside all objects does; this is no fault of the file, and only counted.
+    In test mode both are errors instead: an evaluation must not leave out pictures, nor count some
+    twice.
     """
 
     measure = staticmethod(picture_size)  # reads the planner's size_fields from a file's header
 
+    _unusual_logged = False
     _faults: torch.Tensor | None = None  # [len] of _GOOD and so on, shared: workers write, all read
     _sizes: np.ndarray | None = None  # [len, size_fields of the planner], NaN where unknown
 
@@ -220,9 +223,10 @@ class SeededSamples:
                 results = transform(results)
             except BadSampleError:
                 raise
-            except _UNREADABLE as error:
+            except Exception as error:
                 if not name.startswith('Load'):
-                    raise
+                    raise  # a fault of the code, never of the file
+                self._log_traceback(error, file, name)
                 reason = ' '.join(str(error).split())
                 raise BadSampleError(
                     f'{file}: cannot be read, replace or remove it '
@@ -231,6 +235,19 @@ class SeededSamples:
             if results is None:
                 raise EmptiedSampleError(f'{file}: {name} left nothing of it (returned None)')
         return results
+
+    def _log_traceback(self, error: Exception, file: str, name: str) -> None:
+        """Log the first error of a loader that is not one of `LOADER_ERRORS` in full."""
+        if isinstance(error, LOADER_ERRORS) or self._unusual_logged:
+            return
+        self._unusual_logged = True
+        lines = ''.join(traceback.format_exception(error)).rstrip()
+        print_log(
+            f'{name} failed on {file} with an error that is not of broken files. Where it is one '
+            f'of the code, correct {name}; this traceback is logged once:\n{lines}',
+            logger='current',
+            level=logging.ERROR,
+        )
 
     def _report(self, index: int, fault: BadSampleError) -> None:
         """Note the fault; log a bad sample the first time it is met."""

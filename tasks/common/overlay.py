@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .fonts import TextLine, drawn_names
 from .palette import Colour
 
 IGNORED = 255
@@ -43,19 +44,22 @@ def legend(
 ) -> Image.Image:
     """Colour, name and share of each label, in as many columns as the height asks for."""
     size = min(40, max(14, height // 45))
-    font, row = ImageFont.load_default(size), round(size * 1.6)
-    names = {label: classes[label] if label != IGNORED else 'ignored' for label in found}
-    texts = {label: f'{names[label]}  {100 * share:.1f} %' for label, share in found.items()}
+    row, drawn = round(size * 1.6), drawn_names(tuple(classes))
+    names = {label: drawn[label] if label != IGNORED else 'ignored' for label in found}
+    texts = {
+        label: TextLine(f'{names[label]}  {100 * share:.1f} %', size)
+        for label, share in found.items()
+    }
     rows = max(1, (height - 2 * _MARGIN) // row)
     columns = math.ceil(len(texts) / rows)
-    width = row + round(max(font.getlength(text) for text in texts.values())) + 2 * _MARGIN
+    width = row + max(text.width for text in texts.values()) + 2 * _MARGIN
     panel = Image.new('RGB', (columns * width, height), _PAPER)
     draw = ImageDraw.Draw(panel)
     for place, (label, text) in enumerate(texts.items()):
         x, y = place // rows * width + _MARGIN, place % rows * row + _MARGIN
         colour = _NO_CLASS if label == IGNORED else colours[label]
         draw.rectangle((x, y, x + size, y + size), fill=colour, outline=_INK)
-        draw.text((x + row, y), text, fill=_INK, font=font)
+        text.draw(draw, (x + row, y), _INK)
     return panel
 
 
@@ -80,7 +84,7 @@ def labelled(
     draw, x = ImageDraw.Draw(sheet), 0
     for number, part in enumerate(parts):
         if titles and number % 2 == 0:
-            draw.text((x + 4, 4), titles[number // 2], fill=_INK, font=ImageFont.load_default(18))
+            TextLine(titles[number // 2], 18).draw(draw, (x + 4, 4), _INK)
         sheet.paste(part, (x, line))
         x += part.width
     return sheet

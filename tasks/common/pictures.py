@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from navit_backbone.packing import PackedPatches, pack, patchify
 
+from .fonts import TextLine, draw_label
 from .overlay import legend, overlay, shares
 from .palette import Colour
 from .resampling import resize_image
@@ -188,22 +189,16 @@ def _draw_box(
     draw: ImageDraw.ImageDraw, box: list[float], label: str, colour: tuple[int, ...]
 ) -> None:
     draw.rectangle(box, outline=colour, width=3)
-    font = _font(17)
-    width, height = draw.textlength(label, font) + 8, 22
-    x = max(0, min(box[0], draw.im.size[0] - width))
-    y = max(0, box[1] - height)
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 4, y + 2), label, fill='white', font=font)
+    draw_label(draw, (box[0], box[1]), TextLine(label, 17), colour)
 
 
 def _under_heading(picture: Image.Image, heading: str, details: str) -> Image.Image:
-    fonts = _font(24), _font(17)
-    texts = [f.getlength(t) for f, t in zip(fonts, (heading, details), strict=True)]
-    width = int(max(picture.width, *texts)) + 2 * _MARGIN
+    lines = TextLine(heading, 24), TextLine(details, 17)
+    width = max(picture.width, *(line.width for line in lines)) + 2 * _MARGIN
     sheet = Image.new('RGB', (width, picture.height + 84 + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, 12), heading, fill=_INK, font=fonts[0])
-    draw.text((_MARGIN, 48), details, fill=_FAINT, font=fonts[1])
+    lines[0].draw(draw, (_MARGIN, 12), _INK)
+    lines[1].draw(draw, (_MARGIN, 48), _FAINT)
     sheet.paste(picture, (_MARGIN, 84))
     return sheet
 
@@ -214,10 +209,6 @@ def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
     sheet.paste(left, (0, 0))
     sheet.paste(right, (left.width + _MARGIN, 0))
     return sheet
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 def _colour(number: int) -> tuple[int, ...]:

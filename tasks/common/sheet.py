@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .fonts import TextLine
 from .resampling import resize_image
 
 _INK, _PAPER = (30, 30, 34), (250, 250, 248)
@@ -25,12 +26,11 @@ def sheet(
     width = len(columns) * (cell[0] + _GAP) + _GAP
     out = Image.new('RGB', (width, sum(heights) + _LINE + _GAP), _PAPER)
     draw = ImageDraw.Draw(out)
-    bold, plain = ImageFont.load_default(16), ImageFont.load_default(14)
     for number, name in enumerate(columns):
-        draw.text((_GAP + number * (cell[0] + _GAP), 5), name, fill=_INK, font=bold)
+        TextLine(name, 16).draw(draw, (_GAP + number * (cell[0] + _GAP), 5), _INK)
     y = _LINE + _GAP
     for (text, row), height in zip(shown, heights, strict=True):
-        draw.text((_GAP, y), text, fill=_INK, font=plain)
+        TextLine(text, 14).draw(draw, (_GAP, y), _INK)
         for number, picture in enumerate(row):
             out.paste(picture, (_GAP + number * (cell[0] + _GAP), y + _LINE))
         y += height

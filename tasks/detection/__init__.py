@@ -3,11 +3,12 @@
 from navit_backbone import backbone
 
 from .. import common
-from . import agreement, data, lvis, metric, mixed_images, preprocessor, test_time
+from . import agreement, box_hook, data, lvis, metric, mixed_images, preprocessor, test_time
 
 __all__ = [
     'agreement',
     'backbone',
+    'box_hook',
     'common',
     'data',
     'lvis',

@@ -18,6 +18,7 @@ from mmengine.fileio import join_path
 from PIL import Image
 
 from ..common.classes import class_names
+from ..common.fonts import drawn_names
 from ..common.groups import GroupFile, group_numbers
 from ..common.paired import Slice, Statistic, thirds
 from ..common.palette import palette
@@ -157,7 +158,8 @@ class Evidence:
         shown = [item for item in here if item.get('score', 1) >= _SHOWN_FROM]
         shown.sort(key=lambda item: -item.get('score', 1))
         objects = [self._object(item, scale) for item in shown]
-        return annotated(pixels, objects, palette(len(self.truth.categories)))
+        names = drawn_names(tuple(category['name'] for category in self.truth.categories))
+        return annotated(pixels, objects, palette(len(names)), names)
 
     def _file(self, image: Content) -> str:
         return str(join_path(self.folder, image.get('file_name', '')))

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config, ConfigDict
-from PIL import Image, ImageDraw, ImageFont
+from mmengine.structures import InstanceData
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from ..common.fonts import TextLine, draw_label
 from ..common.inference import Predictor
 from ..common.palette import Colour
 
@@ -28,22 +29,31 @@ class Detector(Predictor):
         Boxes are [x, y, width, height]; where the model finds masks, `segmentation` is COCO's
         run-length code.
         """
-        return self._objects(self.sample(results))
+        return objects_of(self.sample(results).pred_instances, self.classes)
 
-    def _objects(self, sample: DetDataSample) -> list[dict[str, Any]]:
-        found = sample.pred_instances.cpu()
+
+def objects_of(instances: InstanceData, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return instances as COCO's format has objects, the highest score first.
+
+    Those of the truth have no `scores`, and keep their order.
+    """
+    found = instances.cpu()
+    if 'scores' in found:
         found = found[found.scores.argsort(descending=True, stable=True)]
-        objects = []
-        for (x1, y1, x2, y2), score, label in zip(
-            found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        ):
-            name, box = self.classes[label], [x1, y1, x2 - x1, y2 - y1]
-            objects.append(dict(category_id=label, category_name=name, score=score, bbox=box))
-        if 'masks' in found:
-            codes = encode_mask_results(found.masks.numpy())
-            for item, code in zip(objects, codes, strict=True):
-                item['segmentation'] = {**code, 'counts': code['counts'].decode()}
-        return objects
+    boxes = getattr(found.bboxes, 'tensor', found.bboxes)
+    objects: list[dict[str, Any]] = []
+    for (x1, y1, x2, y2), label in zip(boxes.tolist(), found.labels.tolist(), strict=True):
+        box = [x1, y1, x2 - x1, y2 - y1]
+        objects.append(dict(category_id=label, category_name=classes[label], bbox=box))
+    for item, score in zip(objects, found.get('scores', ()), strict=False):
+        item['score'] = float(score)
+    if 'masks' in found:
+        masks = found.masks
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else np.asarray(masks)
+        codes = encode_mask_results(masks)
+        for item, code in zip(objects, codes, strict=True):
+            item['segmentation'] = {**code, 'counts': code['counts'].decode()}
+    return objects
 
 
 def with_flips(cfg: Config) -> None:
@@ -68,19 +78,27 @@ def with_flips(cfg: Config) -> None:
 
 
 def annotated(
-    image: np.ndarray, objects: Sequence[Mapping[str, Any]], colours: Sequence[Colour]
+    image: np.ndarray,
+    objects: Sequence[Mapping[str, Any]],
+    colours: Sequence[Colour],
+    names: Sequence[str] = (),
 ) -> Image.Image:
-    """The picture [h, w, 3] (RGB) at its own size: a box, a label and any mask per object."""
+    """Draw a box, a label and any mask of each object on the image [h, w, 3] (RGB), at its size.
+
+    `colours` and `names` are of the categories by number; without `names` the objects' own
+    `category_name` is drawn.
+    """
     picture = Image.fromarray(_tinted(image, objects, colours))
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
-    line, font = max(2, round(side / 350)), ImageFont.load_default(min(40, max(12, side / 45)))
+    line, size = max(2, round(side / 350)), round(min(40, max(12, side / 45)))
     for item in reversed(objects):  # the surest on top
         x, y, w, h = item['bbox']
         colour = colours[item['category_id']]
         draw.rectangle((x, y, x + w, y + h), outline=colour, width=line)
         score = f' {item["score"]:.2f}' if 'score' in item else ''  # the truth has none
-        _label(draw, picture.size, (x, y), f'{item["category_name"]}{score}', colour, font)
+        name = names[item['category_id']] if names else item['category_name']
+        draw_label(draw, (x, y), TextLine(f'{name}{score}', size), colour)
     return picture
 
 
@@ -94,21 +112,3 @@ def _tinted(
             inside = coco_mask.decode(item['segmentation']).astype(bool)
             image[inside] = image[inside] // 2 + np.array(colours[item['category_id']]) // 2
     return image
-
-
-def _label(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    corner: tuple[float, float],
-    text: str,
-    colour: Colour,
-    font: Any,
-) -> None:
-    """A filled label above a box's upper left corner, moved to lie within the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    x = max(0, min(corner[0], size[0] - width))
-    y = max(0, min(corner[1] - height, size[1] - height))
-    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 3 - left, y + 3 - top), text, fill='black' if bright else 'white', font=font)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from PIL import Image
 from rich.progress import track
 
 from ..common.folders import is_system_file, search, warn_once
+from ..common.output_files import written_whole
 from ..common.overlay import IGNORED
 from ..common.text_files import read_names, write_new
 from ..common.wording import few
@@ -233,11 +233,12 @@ def convert(
 
     def one(pair: tuple[Path, Path]) -> None:
         file, target = pair
-        labels = (read or _png_labels)(file)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f'{target.name}.partial')
-        Image.fromarray(table[labels]).save(partial, format='PNG')
-        os.replace(partial, target)
+        try:
+            labels = (read or _png_labels)(file)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f'{file}: cannot be read, replace or remove it ({error})') from error
+        with written_whole(target) as aside:
+            Image.fromarray(table[labels]).save(aside, format='PNG')
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         done: Iterable[None] = pool.map(one, pairs)

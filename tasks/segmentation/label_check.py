@@ -9,21 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import HOOKS
 from rich.progress import track
 
 from ..common.class_check import named
+from ..common.dataset import LOADER_ERRORS
 from ..common.picture_check import PictureCheckHook, refuse
-from ..common.picture_sizes import UNREADABLE, picture_size
+from ..common.picture_sizes import picture_size
 from ..common.sample import BadSampleError
 
 _NUM_READ = 64  # maps of a training set
 _NUM_THREADS = 8
 _MANY = 1000  # take long enough to show progress
-_BROKEN = (BadSampleError, *UNREADABLE, cv2.error, AssertionError, AttributeError)
+_BROKEN = (BadSampleError, *LOADER_ERRORS)
 
 
 class Found(NamedTuple):

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..common.clip_data import open_clip
+from ..common.fonts import TextLine, drawn_names
 from ..common.groups import group_numbers, split_groups
 from ..common.paired import Slice, Statistic, permutation_p_value, smallest_difference, thirds
 from ..common.resampling import resize_image
@@ -196,18 +197,15 @@ class Evidence:
         pixels = reader.read([reader.num_frames // 2])[0]
         h, w = (max(1, round(side * _SHOWN / max(pixels.shape[:2]))) for side in pixels.shape[:2])
         frame = Image.fromarray(resize_image(pixels, (h, w)))
-        text = self.classes[self.labels[number]]
+        names = drawn_names(tuple(self.classes))
+        text = names[self.labels[number]]
         if run is not None:
             scores = run['clips'][number]['scores']
             best = None if scores is None else int(np.argmax(scores))
-            text = (
-                'not read' if best is None else f'{self.classes[best]} {100 * scores[best]:.0f} %'
-            )
+            text = 'not read' if best is None else f'{names[best]} {100 * scores[best]:.0f} %'
         sheet = Image.new('RGB', (frame.width, frame.height + 24), (250, 250, 248))
         sheet.paste(frame, (0, 0))
-        ImageDraw.Draw(sheet).text(
-            (4, frame.height + 3), text, fill=(30, 30, 34), font=ImageFont.load_default(15)
-        )
+        TextLine(text, 15).draw(ImageDraw.Draw(sheet), (4, frame.height + 3), (30, 30, 34))
         return sheet
 
 

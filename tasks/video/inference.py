@@ -13,9 +13,10 @@ import av.error
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..common.clip_packing import pack_clips
+from ..common.fonts import TextLine, drawn_names
 from ..common.inference import Predictor
 from ..common.palette import Colour
 from ..common.picture_sizes import PICTURE_SUFFIXES
@@ -83,15 +84,15 @@ def panel(
     order = np.argsort(-scores, kind='stable')[:top]
     sheet = Image.new('RGB', (width, _LINE * len(order) + 6), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
+    names = drawn_names(tuple(classes))
     bar = min(_BAR, width // 4)
     for line, number in enumerate(order.tolist()):
         y = 3 + line * _LINE
         score = float(scores[number])
         draw.rectangle((4, y + 4, 4 + bar, y + _LINE - 5), fill=_EMPTY)
         draw.rectangle((4, y + 4, 4 + round(bar * score), y + _LINE - 5), fill=colours[number])
-        text = f'{100 * score:.1f} %  {classes[number]}'
-        draw.text((bar + 10, y + 2), text, fill=_INK, font=font)
+        text = TextLine(f'{100 * score:.1f} %  {names[number]}', 14)
+        text.draw(draw, (bar + 10, y + 2), _INK)
     return sheet
 
 

@@ -1,0 +1,62 @@
+"""Files that tools write: whole or not at all, and none in the place of another."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .picture_sizes import PICTURE_SUFFIXES
+
+_KEPT = ('.jpg', '.jpeg', '.png', '.mp4')  # suffixes that drawings keep
+
+
+class OutputNames:
+    """Output path of each input below one folder; no two inputs get the same.
+
+    `also` returns a further file that is written beside a drawing, such as a label map; the two
+    share one namespace.
+    """
+
+    def __init__(self, also: Callable[[Path], Path] | None = None) -> None:
+        self._also = also
+        self._taken: set[str] = set()
+
+    def assign(self, inner: Path) -> Path:
+        """Return where the drawing of the input at `inner`, relative to its folder, is written.
+
+        Sub-folders and suffixes stay; an image or video of a kind that is not written gains .png or
+        .mp4. A name that is taken gains a number. Case does not tell names apart, since not all
+        file systems keep it.
+        """
+        target = inner
+        if inner.suffix.lower() not in _KEPT:
+            other = '.png' if inner.suffix.lower() in PICTURE_SUFFIXES else '.mp4'
+            target = inner.with_name(f'{inner.name}{other}')
+        number, stem = 1, target.stem
+        while not self._taken.isdisjoint(names := self._names(target)):
+            number += 1
+            target = target.with_stem(f'{stem}_{number}')
+        self._taken |= names
+        return target
+
+    def _names(self, target: Path) -> set[str]:
+        files = [target] if self._also is None else [target, self._also(target)]
+        return {str(file).lower() for file in files}
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """Yield a path of the same suffix to write to; it becomes `out` when the block succeeds.
+
+    The folder of `out` is created. After any error, and after Ctrl-C, `out` is as it was before.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f'.partial-{os.getpid()}-{threading.get_ident()}{out.suffix}')
+    try:
+        yield aside
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
