@@ -1,13 +1,20 @@
 """Annotation files: what is against the format is named, what mmdet leaves out is found."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from coco_files import SIZES, write_coco
 from mmdet.datasets import CocoDataset
+from pycocotools import mask as coco_mask
 
-from navit_backbone.tasks.detection.annotations import read_annotations
+from navit_backbone.tasks.detection.annotations import (
+    category_names,
+    image_path,
+    read_annotations,
+)
+from navit_backbone.tasks.detection.masks import mask_area, mask_fault, run_lengths
 
 NAN = float('nan')
 
@@ -51,17 +58,21 @@ def test_a_sound_file_is_read_as_it_is(tmp_path):
         ('categories', dict(id=2), 'each id must stand once'),
         ('categories', dict(name=None), "each needs the field 'name'"),
         ('categories', dict(name=7), 'name must be a text'),
-        ('annotations', dict(id=1), 'each id must stand once'),
         ('annotations', dict(id=None), "each needs the field 'id'"),
         ('annotations', dict(image_id=None), "each needs the field 'image_id'"),
         ('annotations', dict(image_id={}), 'image_id must be a number or a text'),
         ('annotations', dict(category_id=77), r'one of the 3 categories \(2, 5, 8\)'),
-        ('annotations', dict(category_id='2'), r'one of the 3 categories \(2, 5, 8\)'),
+        ('annotations', dict(category_id='two'), r'one of the 3 categories \(2, 5, 8\)'),
+        ('annotations', dict(image_id=True), 'image_id must be a number or a text'),
+        ('annotations', dict(image_id=NAN), 'image_id must be a number or a text'),
         ('annotations', dict(bbox=None), "each needs the field 'bbox'"),
         ('annotations', dict(bbox=[1, 2, 3]), 'bbox must be four numbers'),
         ('annotations', dict(bbox=['1', '2', '3', '4']), 'bbox must be four numbers'),
         ('annotations', dict(bbox=[1, 2, NAN, 4]), 'bbox must be four numbers'),
         ('annotations', dict(bbox=[1, 2, 3, [4]]), 'bbox must be four numbers'),
+        ('annotations', dict(bbox=[1, 2, True, 4]), 'bbox must be four numbers'),
+        ('annotations', dict(bbox=[1, 2, float('inf'), 4]), 'bbox must be four numbers'),
+        ('annotations', dict(area=True), 'area must be a number'),
         ('annotations', dict(bbox='whole'), 'bbox must be four numbers'),
         ('annotations', dict(area='12'), 'area must be a number'),
         ('annotations', dict(area=float('inf')), 'area must be a number'),
@@ -133,11 +144,12 @@ def test_ids_of_coco128_are_legal(data_root):
         (dict(bbox=[10, 10, 0, 20]), 'less than 1 pixel wide or high'),
         (dict(bbox=[10, 10, 20, 0.9]), 'less than 1 pixel wide or high'),
         (dict(bbox=[50, 50, -20, 20]), 'less than 1 pixel wide or high'),
-        (dict(bbox=[-30, 0, 30, 20]), 'outside the picture'),
-        (dict(bbox=[0, 97, 30, 20]), 'outside the picture'),
+        (dict(bbox=[-30, 0, 30, 20]), 'outside the image'),
+        (dict(bbox=[0, 97, 30, 20]), 'outside the image'),
         (dict(area=0), 'of area 0 or less'),
         (dict(image_id=99), 'of an image_id that is not listed'),
-        (dict(image_id='1'), 'of an image_id that is not listed'),
+        (dict(image_id='one'), 'of an image_id that is not listed'),
+        (dict(ignore=1), 'marked as ignored'),
     ],
 )
 def test_a_box_that_cannot_be_used_is_found(tmp_path, fields, reason):
@@ -171,7 +183,7 @@ def test_boxes_that_cannot_be_used_are_those_that_mmdet_leaves_out(tmp_path, see
 @pytest.mark.parametrize(
     ('segmentation', 'rule'),
     [
-        (dict(size=[5, 5], counts=[25]), "in run lengths must be the picture's height and width"),
+        (dict(size=[5, 5], counts=[25]), "in run lengths must be its image's height and width"),
         (dict(counts=[25]), 'must be a list of polygons'),
         (dict(size=[61, 113], counts=None), 'must be a list of polygons'),
         ('polygon', 'must be a list of polygons'),
@@ -199,3 +211,367 @@ def test_annotations_without_a_mask_are_found(tmp_path, segmentation):
 def test_masks_of_all_forms_are_masks(tmp_path, segmentation):
     path = write(tmp_path, 'annotations', segmentation=segmentation)
     assert read_annotations(str(path)).without_mask() == []
+
+
+# --------------------------------------------------------------------------------------------------
+# What is completed
+
+
+def edited(tmp_path, edit):
+    """What is read of a file after `edit(content)`."""
+    path = write_coco(tmp_path, 'some.json', 'images')
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return read_annotations(str(path))
+
+
+def without_area(content):
+    h, w = SIZES[0]
+    first, second, third = content['annotations'][:3]
+    first['segmentation'] = dict(size=[h, w], counts=[10, 20, h * w - 37, 7])
+    del second['segmentation']
+    third['segmentation'] = 'none of ours'
+    for item in content['annotations']:
+        item['area'] = None
+    del first['area']
+
+
+def test_an_absent_area_is_that_of_the_mask_else_of_the_box(tmp_path):
+    found = edited(tmp_path, without_area)
+    areas = [item['area'] for item in found.annotations]
+    boxes = [item['bbox'][2] * item['bbox'][3] for item in found.annotations]
+    assert areas[0] == 27
+    assert areas[1:] == pytest.approx(boxes[1:])
+    assert found.remarks == (
+        '8 of 8 annotations have no area, which is taken from their mask or box',
+    )
+
+
+@pytest.mark.parametrize(('value', 'expected'), [(None, 0), (False, 0), (True, 1), (1, 1)])
+def test_iscrowd_is_a_number(tmp_path, value, expected):
+    found = edited(tmp_path, lambda content: content['annotations'][1].update(iscrowd=value))
+    assert [item['iscrowd'] for item in found.annotations] == [0, expected, *[0] * 6]
+    assert all(type(item['iscrowd']) is int for item in found.annotations)
+
+
+def without_sizes(content):
+    for item, value in zip(content['images'], (1, 2, None, None), strict=True):
+        if value:
+            del item['height'], item['width']
+        else:
+            item.update(height=None, width=None)
+
+
+def test_absent_sizes_are_read_from_the_images(tmp_path):
+    found = edited(tmp_path, without_sizes)
+    assert set(found.picture_sizes().values()) == {None}
+    assert found.unusable() == found.unmatchable() == {}
+    assert found.read_sizes(str(tmp_path / 'images')) == []
+    assert found.picture_sizes() == dict(enumerate(SIZES))
+    found.annotations[0]['bbox'][0] = SIZES[0][1] + 1
+    assert list(found.unmatchable()) == ['outside the image']
+
+
+def test_sizes_that_no_file_has_are_named(tmp_path):
+    found = edited(tmp_path, without_sizes)
+    broken = tmp_path / 'images/2.jpg'
+    broken.write_bytes(b'no image')
+    assert found.read_sizes(str(tmp_path / 'images')) == [str(broken)]
+    assert found.picture_sizes() == {0: SIZES[0], 1: SIZES[1], 2: None, 3: SIZES[3]}
+
+
+# --------------------------------------------------------------------------------------------------
+# Ids and names
+
+
+def test_entries_that_are_listed_twice_count_once(tmp_path):
+    def edit(content):
+        content['images'].append(dict(content['images'][2]))
+        content['annotations'] += [dict(content['annotations'][n]) for n in (0, 5)]
+
+    found = edited(tmp_path, edit)
+    assert [item['id'] for item in found.images] == [0, 1, 2, 3]
+    assert [item['id'] for item in found.annotations] == list(range(1, 9))
+    assert found.remarks == (
+        '1 images are listed twice and count once: id 2',
+        '2 annotations are listed twice and count once: id 1, 6',
+    )
+
+
+def test_annotations_of_one_id_all_count(tmp_path):
+    found = edited(tmp_path, lambda content: content['annotations'][4].update(id=2))
+    assert len(found.annotations) == 8
+    assert found.remarks == ('1 of 8 annotations have the id of another one (id 2): all are used',)
+
+
+def test_ids_as_text_refer_to_numbers_and_the_reverse(tmp_path):
+    def edit(content):
+        content['annotations'][2]['image_id'] = '1'
+        content['annotations'][3]['category_id'] = '8'
+        for item in content['categories'][:2]:
+            item['id'] = str(item['id'])
+
+    found = edited(tmp_path, edit)
+    assert [item['image_id'] for item in found.annotations] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {item['category_id'] for item in found.annotations} == {'2', '5', '8'}
+    assert found.unusable() == {}
+    assert found.remarks[0] == (
+        'the ids of categories are text (2) and numbers (1): all are read as text'
+    )
+    assert found.remarks[1].startswith('1 of 8 annotations have a image_id that is text where')
+    assert found.remarks[2].startswith('7 of 8 annotations have a category_id that is text where')
+
+
+def test_ids_that_are_equal_as_text_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'images: each id must stand once; 1 of 4 is against it'):
+        edited(tmp_path, lambda content: content['images'][3].update(id='1'))
+
+
+def roboflow(content, name='b'):
+    """A category 0 for the whole set, of the name of a class."""
+    content['categories'].insert(0, dict(id=0, name=name, supercategory='none'))
+
+
+def test_a_category_that_no_annotation_uses_gives_way_to_its_namesake(tmp_path):
+    found = edited(tmp_path, roboflow)
+    assert [item['id'] for item in found.categories] == [2, 5, 8]
+    assert found.remarks == (
+        "category 0 has no annotation and the name of category 5, 'b', and is left out",
+    )
+    assert category_names(found.file) == ('a', 'b', 'c')
+    nothing = edited(tmp_path, lambda content: (roboflow(content), content.pop('annotations')))
+    assert [item['id'] for item in nothing.categories] == [2, 5, 8]
+
+
+def test_two_categories_of_one_name_in_use_are_refused(tmp_path):
+    def edit(content):
+        roboflow(content)
+        content['annotations'][3]['category_id'] = 0
+
+    with pytest.raises(ValueError, match=r"the ids 0, 5 have one name, 'b', and annotations use"):
+        edited(tmp_path, edit)
+
+
+@pytest.mark.parametrize(
+    ('file_name', 'there', 'expected'),
+    [
+        ('a/b.jpg', [], 'a/b.jpg'),
+        ('http://host/a/b%20c.jpg?width=9#x', [], 'b c.jpg'),
+        ('a\\b.jpg', [], 'a/b.jpg'),
+        ('a\\b.jpg', ['b.jpg'], 'b.jpg'),
+        ('a\\b.jpg', ['a/b.jpg', 'b.jpg'], 'a/b.jpg'),
+        ('a\\b.jpg', ['a\\b.jpg', 'a/b.jpg'], 'a\\b.jpg'),
+        ('C:\\set\\a\\b.jpg', ['b.jpg'], 'b.jpg'),
+    ],
+)
+def test_files_are_found_behind_urls_and_backslashes(tmp_path, file_name, there, expected):
+    for name in there:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_path(str(tmp_path), file_name) == str(tmp_path / expected)
+
+
+# --------------------------------------------------------------------------------------------------
+# Nothing to learn from or to compare with
+
+
+def of_all(**fields):
+    def edit(content):
+        for item in content['annotations']:
+            item.update(fields)
+
+    return edit
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    ('edit', 'words'),
+    [
+        (
+            of_all(image_id=77),
+            r'8 of an image_id that is not listed \(the first: {"id": 1, "image_id": 77.*'
+            r'those of the 4 are 0, 1, 2, 3$',
+        ),
+        (of_all(iscrowd=1), r'8 a crowd \(iscrowd=1\).*set iscrowd to 0'),
+        (of_all(bbox=[50, 50, -20, 20]), r'8 .*"bbox": \[50, 50, -20, 20\].*width and height posi'),
+        (
+            of_all(bbox=[9000, 9, 20, 20]),
+            r'8 outside the image .*\[x, y, width, height\] in pixels',
+        ),
+        (lambda content: content.pop('annotations'), r'some.json has no annotations: there is no'),
+    ],
+)
+def test_a_file_without_a_box_of_use_is_refused(tmp_path, training, edit, words):
+    found = edited(tmp_path, edit)
+    with pytest.raises(
+        ValueError, match=f'some.json.*{"learn from" if training else "compare"}'
+    ) as error:
+        found.require_objects(['a', 'b', 'c'], training=training)
+    assert re.search(words, str(error.value)), str(error.value)
+
+
+def test_boxes_of_other_classes_are_of_no_use(tmp_path):
+    found = edited(tmp_path, lambda content: content['categories'].append(dict(id=9, name='d')))
+    for training in (True, False):
+        found.require_objects(['a', 'd'], training=training)
+        with pytest.raises(ValueError, match='no box of d to .*8 of another class.*check classes'):
+            found.require_objects(['d'], training=training)
+
+
+def test_an_area_of_0_everywhere_stops_training_alone(tmp_path):
+    found = edited(tmp_path, of_all(area=0))
+    found.require_objects(['a'], training=False)
+    with pytest.raises(ValueError, match='8 of area 0 or less .*remove the field area'):
+        found.require_objects(['a'], training=True)
+
+
+def shares(content):
+    for item in content['annotations']:
+        h, w = SIZES[item['image_id']]
+        item['bbox'] = [value / side for value, side in zip(item['bbox'], [w, h] * 2, strict=True)]
+
+
+def test_boxes_in_shares_of_the_image_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r'all 8 boxes lie within 0 and 1.5, the first: {"id": 1.*They are shares of the ima.*'
+        'multiply x and width by the width',
+    ):
+        edited(tmp_path, shares)
+
+
+def test_small_boxes_in_whole_pixels_are_no_shares(tmp_path):
+    assert edited(tmp_path, of_all(bbox=[1, 0, 1, 1])).unusable() == {}
+
+
+def corners(content):
+    """The second box of each image as corners, of which width and height would leave the image."""
+    for item in content['annotations']:
+        h, w = SIZES[item['image_id']]
+        item['bbox'] = [0.1 * w, 0.1 * h, 0.6 * w, 0.5 * h]
+        if item['id'] % 2 == 0:
+            item['bbox'] = [0.5 * w, 0.5 * h, 0.9 * w, 0.9 * h]
+
+
+def test_corners_in_place_of_sizes_are_remarked_on(tmp_path):
+    assert edited(tmp_path, lambda content: None).corners_remark() == ''
+    remark = edited(tmp_path, corners).corners_remark()
+    assert remark.startswith('4 of 8 boxes reach beyond the right or lower border, and all would')
+    assert '[x1, y1, x2 - x1, y2 - y1]' in remark
+
+
+def test_boxes_beyond_the_border_that_are_no_corners_are_remarked_on(tmp_path):
+    def edit(content):
+        corners(content)
+        content['annotations'][0]['bbox'][2] = 0
+
+    assert edited(tmp_path, edit).corners_remark() == (
+        '4 of 8 boxes reach beyond the right or lower border of their images: check that width, '
+        'height and bbox are of the same images'
+    )
+
+
+def test_boxes_that_nothing_can_match_are_no_ground_truth(tmp_path):
+    def edit(content):
+        for item, change in zip(
+            content['annotations'],
+            (dict(bbox=[1, 1, 0, 9]), dict(image_id=9), dict(bbox=[-9, 0, 9, 9]), dict(area=0)),
+            strict=False,
+        ):
+            item.update(change)
+
+    truth = edited(tmp_path, edit).matchable()
+    assert [item['id'] for item in truth.annotations] == [4, 5, 6, 7, 8]
+    assert truth.remarks == (
+        '1 of 8 boxes are left out of the evaluation, of an image_id that is not listed: id 2',
+        '1 of 8 boxes are left out of the evaluation, 0 pixels wide or high, or less: id 1',
+        '1 of 8 boxes are left out of the evaluation, outside the image: id 3',
+    )
+
+
+def test_objects_of_an_image_are_counted_without_crowds(tmp_path):
+    def edit(content):
+        for item in content['annotations'][:5]:
+            item.update(image_id=1, category_id=2)
+        content['annotations'][4]['iscrowd'] = 1
+
+    found = edited(tmp_path, edit)
+    assert (found.most_objects(), found.most_objects(of_one_class=True)) == (4, 4)
+    found.annotations[0]['category_id'] = 5
+    assert (found.most_objects(), found.most_objects(of_one_class=True)) == (4, 3)
+    assert found.counted_detections() == 100
+
+
+# --------------------------------------------------------------------------------------------------
+# Masks
+
+
+H, W = SIZES[0]
+
+
+@pytest.mark.parametrize(
+    ('counts', 'words'),
+    [
+        ([10, 20, 30], f'they have 60 pixels, its image {H} x {W} = {H * W:,}'),
+        ([10, 20, H * W * 3], f'they have {30 + H * W * 3:,} pixels, its image'),
+        ([10, -20, H * W + 10], r'whole numbers of 0 or more.*got \[-20\]'),
+        ([10.5, 20.5, H * W - 31.0], r'whole numbers of 0 or more.*got \[10.5, 20.5'),
+        (['10', 20, H * W - 30], r"whole numbers of 0 or more.*got \['10'\]"),
+        ([True, H * W - 1], r'whole numbers of 0 or more.*got \[True\]'),
+        ([2**63, H * W], r'whole numbers of 0 or more.*got \[9223372036854775808\]'),
+        ('~~~zzz!!!{{{', r"whole numbers of 0 or more.*got '~~~zzz!!!{{{'"),
+        ('é', "whole numbers of 0 or more.*got 'é'"),
+        ('PPPPPPPPPP', "whole numbers of 0 or more.*got 'PPPPPPPPPP'"),  # never ends
+        ('', 'they have 0 pixels'),
+    ],
+)
+def test_run_lengths_that_pycocotools_would_choke_on_are_named(tmp_path, counts, words):
+    mask = dict(size=[H, W], counts=counts)
+    found = read_annotations(str(write(tmp_path, 'annotations', 0, segmentation=mask)))
+    with pytest.raises(ValueError, match=f'{words}.*1 of 8 is against it, the first: {{"id": 1'):
+        found.without_mask()
+
+
+@pytest.mark.parametrize('far', [1e300, -200_000])
+def test_a_polygon_that_would_take_for_ever_is_named(tmp_path, far):
+    polygon = [[0, 0, 9, 0, 9, far]]
+    found = read_annotations(str(write(tmp_path, 'annotations', segmentation=polygon)))
+    with pytest.raises(ValueError, match='within 100,000 pixels of the origin; 1 of 8 is against'):
+        found.without_mask()
+
+
+def test_polygons_without_area_are_taken_out_of_masks_that_have_others(tmp_path):
+    sound = [0, 0, 9, 0, 9, 9]
+    given = [[1, 2, 3, 4], sound, [1, 2, 3, 4, 5, 6, 7], []]
+    found = read_annotations(str(write(tmp_path, 'annotations', segmentation=given)))
+    assert found.without_mask() == []
+    assert found.annotations[1]['segmentation'] == [sound]
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_compressed_run_lengths_are_read_as_pycocotools_writes_them(seed):
+    random = np.random.default_rng(seed)
+    h, w = random.integers(1, 200, 2)
+    mask = np.asfortranarray(random.random((h, w)) < random.choice([0.001, 0.1, 0.5, 0.99]))
+    code = coco_mask.encode(mask.astype(np.uint8))
+    text = code['counts'].decode()
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat])))
+    expected = np.diff(np.concatenate([[0], edges, [h * w]]))
+    np.testing.assert_array_equal(run_lengths(text), expected)
+    stated = dict(size=[int(h), int(w)], counts=text)
+    assert mask_fault(stated, (h, w)) == ''
+    assert mask_area(stated) == mask.sum()
+    assert mask_fault(dict(stated, size=[int(h) + 1, int(w)]), None) != ''
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_the_area_of_polygons_is_that_of_pycocotools_but_for_the_border(seed):
+    random = np.random.default_rng(seed)
+    angles = np.sort(random.uniform(0, 2 * np.pi, 9))
+    radii = random.uniform(40, 90, 9)
+    polygon = np.stack([100 + radii * np.cos(angles), 100 + radii * np.sin(angles)], 1)
+    (code,) = coco_mask.frPyObjects([polygon.ravel().tolist()], 200, 200)
+    border = np.linalg.norm(polygon - np.roll(polygon, 1, 0), axis=1).sum()
+    assert abs(mask_area([polygon.ravel().tolist()]) - coco_mask.area(code)) < border

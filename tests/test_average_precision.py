@@ -23,7 +23,7 @@ def random_set(random, num_images=9):
     categories = [dict(id=7 - 2 * i, name=name) for i, name in enumerate(CLASSES)]
     for number in range(num_images):
         h, w = (int(side) for side in random.integers(40, 400, 2))
-        images.append(dict(id=11 * (num_images - number), height=h, width=w))
+        images.append(dict(id=11 * (num_images - number), height=h, width=w, file_name='x.jpg'))
         for _ in range(random.integers(0, 5)):
             side = random.uniform(0.05, 0.7, 2) * [w, h]
             corner = random.uniform(0, 1, 2) * ([w, h] - side)

@@ -90,8 +90,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_file_against_the_format_is_refused(tmp_path):
     path = write_coco(tmp_path, ANNOTATIONS, 'images')
-    change(path, lambda content: content['annotations'][1].pop('area'))
-    with pytest.raises(ValueError, match="annotations: each needs the field 'area'"):
+    change(path, lambda content: content['annotations'][1].pop('bbox'))
+    with pytest.raises(ValueError, match="annotations: each needs the field 'bbox'"):
         build(tmp_path)
 
 
@@ -147,17 +147,19 @@ def test_a_sound_file_is_read_in_silence(tmp_path, monkeypatch):
 
 def test_boxes_left_out_are_counted(tmp_path, monkeypatch):
     def edit(content):
-        for item in content['annotations'][:7]:
+        for item in content['annotations'][:6]:
             item['bbox'][2] = 0
-        content['annotations'][7]['bbox'][0] = 5000
+        content['annotations'][6]['bbox'][0] = 5000
 
     data, lines = remarks(tmp_path, monkeypatch, edit)
     assert lines == [
-        f'{data.ann_file}: 7 of 8 boxes are left out of training, less than 1 pixel wide or high: '
+        f'{data.ann_file}: 6 of 8 boxes are left out of training, less than 1 pixel wide or high: '
         'id 1, 2, 3, 4, 5, ...',
-        f'{data.ann_file}: 1 of 8 boxes are left out of training, outside the picture: id 8',
+        f'{data.ann_file}: 1 of 8 boxes are left out of training, outside the image: id 7',
+        f'{data.ann_file}: 1 of 8 boxes reach beyond the right or lower border of their images: '
+        'check that width, height and bbox are of the same images',
     ]
-    assert not any(data.get_data_info(i)['instances'] for i in range(4))
+    assert [len(data.get_data_info(i)['instances']) for i in range(4)] == [0, 0, 0, 1]
 
 
 def test_classes_without_a_box_are_told_but_only_those_in_use(tmp_path, monkeypatch):
@@ -231,13 +233,9 @@ def test_a_picture_without_boxes_is_kept_or_left_out_as_asked(tmp_path):
 
 
 def test_a_file_that_leaves_nothing_is_named(tmp_path):
-    change(
-        write_coco(tmp_path, ANNOTATIONS, 'images'),
-        lambda content: without_boxes(content, *range(4)),
-    )
-    assert len(build(tmp_path)) == 4
-    with pytest.raises(ValueError, match=r'instances_train.json: none of its 4 pictures is left'):
-        build(tmp_path, filter_cfg=dict(filter_empty_gt=True))
+    write_coco(tmp_path, ANNOTATIONS, 'images')
+    with pytest.raises(ValueError, match=r'instances_train.json: none of its 4 images is left'):
+        build(tmp_path, filter_cfg=dict(min_size=1000))
 
 
 def test_a_palette_has_as_many_different_colours():

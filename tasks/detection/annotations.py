@@ -1,27 +1,45 @@
 """Annotation files in COCO's format: read once, and checked whole before anything rests on them.
 
-What cannot be meant (a field missing, text for a number, NaN, an id twice) is an error that names
-the file, the rule and the first entry against it. What COCO's own files hold too (boxes of no area,
-boxes outside their picture) mmdet leaves out of training; `unusable` finds it, to be told.
+All rules stand here; data sets, metrics, `arms` and the doctor read files through them, so that
+training and all evaluations see the same boxes.
+
+- An error: whatever contradicts the format (a field missing, text for a number, NaN, run lengths
+  that do not add up), and a file of which nothing can be used. It names the file, the rule, the
+  first entry and the ids of others.
+- Completed or taken, with a remark: a missing `area`, `iscrowd` or image size, ids that are text
+  in one place and numbers in another, entries that are listed twice, a category that no annotation
+  uses and whose name another one has.
+- Left out and counted: what COCO's own files hold too, as boxes without area or outside their
+  image. `unusable` finds what training leaves out, `unmatchable` what an evaluation leaves out.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from mmengine.fileio import get_text
+
+from ..common.picture_sizes import scan
+from ..common.text_files import read_json
+from ..common.wording import few
+from .masks import mask_area, mask_fault, sound_parts
 
 Entry = dict[str, Any]
-IMAGE_FIELDS = ('id', 'file_name', 'height', 'width')
+IMAGE_FIELDS = ('id', 'file_name')
 CATEGORY_FIELDS = ('id', 'name')
-_ANNOTATION_FIELDS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+_ANNOTATION_FIELDS = ('id', 'image_id', 'category_id', 'bbox')
+_SIDES = ('height', 'width')
+COUNTED = 100  # detections of a class in an image, the best ones, of which COCO's AP is
 _LARGEST = sys.float_info.max  # JSON has whole numbers beyond it; infinity and NaN are not below
+_FEW_CORNERS = 0.1  # share of the boxes that reach beyond their image
 
 
 @dataclass(frozen=True)
@@ -32,56 +50,211 @@ class Annotations:
     images: list[Entry]
     annotations: list[Entry]
     categories: list[Entry]
+    remarks: tuple[str, ...] = ()  # what was completed or left out while reading
 
-    def picture_sizes(self) -> dict[Any, tuple[int, int]]:
-        """(height, width) by the id of the image."""
-        return {item['id']: (item['height'], item['width']) for item in self.images}
+    # Sizes of images
+
+    def picture_sizes(self) -> dict[Any, tuple[int, int] | None]:
+        """Return (height, width) by the id of the image; None where the file states none."""
+        return {
+            item['id']: None if item['height'] is None else (item['height'], item['width'])
+            for item in self.images
+        }
+
+    def complete_sizes(self, sizes: Mapping[Any, tuple[int, int] | None]) -> bool:
+        """Take sizes by image id for the images that have none; return whether any was taken."""
+        lacking = [item for item in self.images if item['height'] is None]
+        for item in lacking:
+            if (size := sizes.get(item['id'])) is not None:
+                item['height'], item['width'] = (int(side) for side in size)
+        return any(item['height'] is not None for item in lacking)
+
+    def read_sizes(self, folder: str) -> list[str]:
+        """Read the missing sizes from the headers of the files; return the files that fail.
+
+        On several ranks all have to call this.
+        """
+        lacking = [item for item in self.images if item['height'] is None]
+        files = [image_path(folder, item['file_name']) for item in lacking]
+        found = scan(files)
+        self.complete_sizes(
+            {item['id']: size for item, size in zip(lacking, found, strict=True)}  # type: ignore[misc]
+        )
+        return [file for file, size in zip(files, found, strict=True) if size is None]
+
+    # What is left out
 
     def unusable(self) -> dict[str, list[Entry]]:
-        """The annotations from which mmdet makes no box, by the first reason that holds."""
+        """Return the annotations of which mmdet makes no box, by the first reason that holds."""
+        return self._by_reason(
+            lambda shape: {
+                'of an image_id that is not listed': shape.unlisted,
+                'less than 1 pixel wide or high': (shape.w < 1) | (shape.h < 1),
+                'outside the image': shape.outside,
+                'of area 0 or less': shape.area <= 0,
+                'marked as ignored': shape.ignored,
+            }
+        )
+
+    def unmatchable(self) -> dict[str, list[Entry]]:
+        """Return the annotations that no detection can match, by the first reason that holds."""
+        return self._by_reason(
+            lambda shape: {
+                'of an image_id that is not listed': shape.unlisted,
+                '0 pixels wide or high, or less': (shape.w <= 0) | (shape.h <= 0),
+                'outside the image': shape.outside,
+            }
+        )
+
+    def matchable(self) -> Annotations:
+        """Return the ground truth of an evaluation: all but the `unmatchable` annotations."""
+        left_out = self.unmatchable()
+        remarks = [
+            f'{_share(entries, self.annotations)} are left out of the evaluation, {reason}: id '
+            f'{few([item["id"] for item in entries])}'
+            for reason, entries in left_out.items()
+        ]
+        numbers = _numbers(left_out)
+        kept = [item for item in self.annotations if id(item) not in numbers]
+        return replace(self, annotations=kept, remarks=(*self.remarks, *remarks))
+
+    def without_mask(self) -> list[Entry]:
+        """Return those that have no mask, absent or of no area; raise where one breaks the format.
+
+        Polygons of less than three corners are taken out where an annotation has others. Only
+        called where masks are used: a file for boxes may have anything there.
+        """
+        annotations = _Part(self.file, 'annotations', self.annotations, ())
+        sizes = self.picture_sizes()
+        given = [item.get('segmentation') or [] for item in self.annotations]
+        faults = [
+            mask_fault(value, sizes.get(item['image_id']))
+            for item, value in zip(self.annotations, given, strict=True)
+        ]
+        annotations.require(
+            [not fault for fault in faults],
+            next(filter(None, faults), ''),
+            'export these masks again, or remove the annotations',
+        )
+        without = []
+        for item, value in zip(self.annotations, given, strict=True):
+            if isinstance(value, dict):
+                continue
+            parts = sound_parts(value)
+            if not parts:
+                without.append(item)
+            elif len(parts) < len(value):  # pycocotools takes four numbers for a box
+                item['segmentation'] = parts
+        return without
+
+    # What an experiment needs
+
+    def require_objects(self, names: Collection[str], *, training: bool) -> None:
+        """Raise where no box of these classes can be learned from, or compared with."""
+        ids = {item['id'] for item in self.categories if item['name'] in names}
+        left_out = self.unusable() if training else self.unmatchable()
+        numbers = _numbers(left_out)
+        rest = [item for item in self.annotations if id(item) not in numbers]
+        crowds = [item for item in rest if item['iscrowd']]
+        left_out = left_out | {'a crowd (iscrowd=1)': crowds}
+        left_out['of another class'] = [
+            item for item in rest if not item['iscrowd'] and item['category_id'] not in ids
+        ]
+        if sum(map(len, left_out.values())) < len(self.annotations):
+            return
+        purpose = 'learn from' if training else 'compare with'
+        if not self.annotations:
+            raise ValueError(f'{self.file} has no annotations: there is no box to {purpose}')
+        counts = '; '.join(
+            f'{len(entries):,} {reason} (the first: {_brief(entries[0])})'
+            for reason, entries in left_out.items()
+            if entries
+        )
+        commonest = max(left_out, key=lambda reason: len(left_out[reason]))
+        raise ValueError(
+            f'{self.file}: there is no box of {few(sorted(names))} to {purpose}. Of '
+            f'{len(self.annotations):,} boxes {counts}. Fix: {self._fix(commonest)}'
+        )
+
+    def _fix(self, reason: str) -> str:
+        """What mends a file whose boxes are all left out, most of them for this reason."""
+        if reason.startswith('of an image_id'):
+            ids = few([item['id'] for item in self.images])
+            return (
+                f'image_id must be the id of an image; those of the {len(self.images):,} are {ids}'
+            )
+        return {
+            'outside the image': 'bbox must be [x, y, width, height] in pixels of the image',
+            'of area 0 or less': 'remove the field area, which then follows from box or mask',
+            'marked as ignored': 'remove the field ignore',
+            'a crowd (iscrowd=1)': 'set iscrowd to 0 for single objects',
+            'of another class': "check classes, which choose among the file's categories",
+        }.get(reason, 'bbox must be [x, y, width, height] in pixels, width and height positive')
+
+    def most_objects(self, *, of_one_class: bool = False) -> int:
+        """Return the most boxes, crowds aside, of one image, or of one class in one image."""
+        counts = Counter(
+            (item['image_id'], item['category_id'] if of_one_class else None)
+            for item in self.annotations
+            if not item['iscrowd']
+        )
+        return max(counts.values(), default=0)
+
+    def counted_detections(self, most: int = 1000) -> int:
+        """Return how many detections of a class in an image AP counts.
+
+        That is COCO's 100. Where an image holds more objects of one class it is `most`, or their
+        number if that is larger.
+        """
+        objects = self.most_objects(of_one_class=True)
+        return COUNTED if objects <= COUNTED else max(objects, most)
+
+    def corners_remark(self) -> str:
+        """Describe boxes that reach beyond their images, as corners given for sizes do; or ''."""
+        if not self.annotations:
+            return ''
+        shape = _Shapes(self)
+        beyond = (shape.x + shape.w > shape.width + 1) | (shape.y + shape.h > shape.height + 1)
+        if beyond.mean() < _FEW_CORNERS:
+            return ''
+        text = f'{beyond.sum():,} of {len(beyond):,} boxes reach beyond the right or lower border'
+        fit = (shape.x < shape.w) & (shape.y < shape.h)
+        fit &= (shape.w <= shape.width + 1) & (shape.h <= shape.height + 1)
+        if fit.all():
+            return (
+                f'{text}, and all would fit as corners [x1, y1, x2, y2]. If so, write '
+                'bbox = [x1, y1, x2 - x1, y2 - y1]'
+            )
+        return f'{text} of their images: check that width, height and bbox are of the same images'
+
+    def _by_reason(self, reasons_of: Any) -> dict[str, list[Entry]]:
+        """The annotations by the first of the reasons [A] that holds."""
         if not self.annotations:
             return {}
-        sizes, unknown = self.picture_sizes(), (math.nan, math.nan)
-        of_each = [sizes.get(item['image_id'], unknown) for item in self.annotations]
-        height, width = np.array(of_each, dtype=float).T
-        x, y, w, h = np.array([item['bbox'] for item in self.annotations], dtype=float).T
-        area = np.array([item['area'] for item in self.annotations], dtype=float)
-        shown_w = np.minimum(x + w, width) - np.maximum(x, 0)
-        shown_h = np.minimum(y + h, height) - np.maximum(y, 0)
-        reasons = {
-            'of an image_id that is not listed': np.isnan(width),
-            'less than 1 pixel wide or high': (w < 1) | (h < 1),
-            'outside the picture': (shown_w <= 0) | (shown_h <= 0),
-            'of area 0 or less': area <= 0,
-        }
-        first = np.argmax([np.zeros(len(area)), *reasons.values()], axis=0) - 1
+        reasons = reasons_of(_Shapes(self))
+        none = np.zeros(len(self.annotations), dtype=bool)
+        first = np.argmax([none, *reasons.values()], axis=0) - 1
         parts = {why: np.flatnonzero(first == i) for i, why in enumerate(reasons)}
         return {
             why: [self.annotations[i] for i in part] for why, part in parts.items() if len(part)
         }
 
-    def without_mask(self) -> list[Entry]:
-        """Those that give no mask, absent or of no area; a segmentation against the format raises.
 
-        Only asked where masks are: a file for boxes may have anything there.
-        """
-        annotations = _Part(self.file, 'annotations', self.annotations, ())
-        given = [item.get('segmentation') or [] for item in self.annotations]
-        rule = 'segmentation must be a list of polygons [x, y, x, y, ...], or run lengths with size'
-        annotations.require([_is_segmentation(value) for value in given], rule)
-        sizes = self.picture_sizes()
-        whole = [
-            isinstance(value, list)
-            or sizes.get(item['image_id'], tuple(value['size'])) == tuple(value['size'])
-            for item, value in zip(self.annotations, given, strict=True)
-        ]
-        rule = "the size of a segmentation in run lengths must be the picture's height and width"
-        annotations.require(whole, rule)
-        return [
-            item
-            for item, value in zip(self.annotations, given, strict=True)
-            if isinstance(value, list) and not any(map(_has_area, value))
-        ]
+class _Shapes:
+    """The boxes of all annotations A, and the sizes of their images; NaN where unknown."""
+
+    def __init__(self, found: Annotations) -> None:
+        sizes = found.picture_sizes()
+        items, unknown = found.annotations, (math.nan, math.nan)
+        of_each = [sizes.get(item['image_id']) or unknown for item in items]
+        self.height, self.width = np.array(of_each, dtype=float).T
+        self.x, self.y, self.w, self.h = np.array([i['bbox'] for i in items], dtype=float).T
+        self.area = np.array([item['area'] for item in items], dtype=float)
+        self.unlisted = np.array([item['image_id'] not in sizes for item in items])
+        self.ignored = np.array([bool(item.get('ignore')) for item in items])
+        shown_w = np.minimum(self.x + self.w, self.width) - np.maximum(self.x, 0)
+        shown_h = np.minimum(self.y + self.h, self.height) - np.maximum(self.y, 0)
+        self.outside = (shown_w <= 0) | (shown_h <= 0)
 
 
 def read_annotations(
@@ -91,53 +264,95 @@ def read_annotations(
     image_fields: Sequence[str] = IMAGE_FIELDS,
     category_fields: Sequence[str] = CATEGORY_FIELDS,
 ) -> Annotations:
-    """What a COCO annotation file holds, or a ValueError that names what is against the format."""
+    """Read a COCO annotation file.
+
+    `height` and `width` are None in images for which the file states neither; `read_sizes` and
+    `complete_sizes` fill them in.
+
+    Raises:
+        ValueError: there is no such file, or it breaks the format; names the rule and the entry.
+    """
     content = _content(ann_file, backend_args)
-    categories = _categories(ann_file, content, category_fields)
+    remarks: list[str] = []
+    categories = _categories(ann_file, content, category_fields, remarks)
     images = _Part(ann_file, 'images', content.get('images'), image_fields)
-    annotations = _Part(ann_file, 'annotations', content.get('annotations'), _ANNOTATION_FIELDS)
     if not images.entries:
-        raise ValueError(f'{ann_file} lists no images: each needs {", ".join(image_fields)}')
-    for side in ('height', 'width'):
-        images.require(_counts(images.column(side)), f'{side} must be 1 pixel or more')
+        raise ValueError(
+            f'{ann_file} lists no images: each needs {", ".join((*image_fields, *_SIDES))}'
+        )
+    _unify_ids(images, remarks)
+    images.drop_repeated(remarks)
+    images.require_own_ids()
+    _check_sizes(images)
+    annotations = _Part(ann_file, 'annotations', content.get('annotations'), _ANNOTATION_FIELDS)
+    annotations.drop_repeated(remarks)
+    _remark_on_ids(annotations, remarks)
     _check_boxes(annotations)
+    _refer(annotations, 'image_id', images, remarks)
+    _refer(annotations, 'category_id', categories, remarks)
     _check_categories(annotations, categories)
-    return Annotations(ann_file, images.entries, annotations.entries, categories.entries)
+    _complete(annotations, remarks)
+    _refuse_shares(annotations, images)
+    lists = images.entries, annotations.entries, categories.entries
+    return Annotations(ann_file, *lists, tuple(remarks))
 
 
 def category_names(ann_file: str, backend_args: Entry | None = None) -> tuple[str, ...]:
-    """The names of the categories of a COCO annotation file, in its order."""
+    """Return the names of the categories of a COCO annotation file, in its order."""
     content = _content(ann_file, backend_args)
-    return tuple(_categories(ann_file, content, CATEGORY_FIELDS).column('name'))
+    return tuple(_categories(ann_file, content, CATEGORY_FIELDS, []).column('name'))
+
+
+def image_path(folder: str, file_name: str) -> str:
+    r"""Return where a file lies that an annotation file names by a URL, or with backslashes.
+
+    Of a URL the last part is taken. Backslashes separate folders where no file has them in its
+    name; where the file is not there, its last part is tried in `folder`.
+    """
+    if '://' in file_name:
+        return os.path.join(folder, unquote(os.path.basename(urlsplit(file_name).path)))
+    file = os.path.join(folder, file_name)
+    if '\\' not in file_name or os.path.isfile(file):
+        return file
+    parts = file_name.split('\\')
+    files = [os.path.join(folder, '/'.join(parts)), os.path.join(folder, parts[-1])]
+    return next(filter(os.path.isfile, files), files[0])
+
+
+# --------------------------------------------------------------------------------------------------
+# The format
 
 
 def _content(ann_file: str, backend_args: Entry | None) -> Entry:
     try:
-        content = json.loads(get_text(ann_file, backend_args=backend_args))
+        content = read_json(ann_file, backend_args)
     except FileNotFoundError as error:
         raise ValueError(
             f'no annotation file at {ann_file}: set data_root to the folder of the data set, and '
             "ann_file to the file's path within it"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(
-            f"{ann_file} is not JSON ({error}): COCO's format is one JSON object with images, "
-            'annotations and categories'
+            f"{error}: COCO's format is one JSON object with images, annotations and categories"
         ) from error
     return content if isinstance(content, dict) else {}
 
 
-def _categories(file: str, content: Entry, fields: Sequence[str]) -> _Part:
+def _categories(file: str, content: Entry, fields: Sequence[str], remarks: list[str]) -> _Part:
     if not content.get('categories'):
         raise ValueError(
             f'{file} has no categories: add "categories": [{{"id": 1, "name": "..."}}, ...], whose '
             'ids the category_id of the annotations refer to'
         )
-    return _Part(file, 'categories', content['categories'], fields)
+    categories = _Part(file, 'categories', content['categories'], fields)
+    _unify_ids(categories, remarks)
+    categories.require_own_ids()
+    _drop_namesakes(categories, content.get('annotations'), remarks)
+    return categories
 
 
 class _Part:
-    """One list of the file; all its entries have the `fields`, and ids of their own."""
+    """One list of the file; all its entries have the `fields`."""
 
     def __init__(self, file: str, name: str, entries: Any, fields: Sequence[str]) -> None:
         entries = [] if entries is None else entries  # COCO's test files have no annotations
@@ -149,34 +364,69 @@ class _Part:
             self.require(there, f"each needs the field '{field}'")
         for field in ('id', 'image_id', 'category_id'):
             if field in fields:
-                plain = [isinstance(value, (int, str, float)) for value in self.column(field)]
+                plain = [_is_id(value) for value in self.column(field)]
                 self.require(plain, f'{field} must be a number or a text')
         for field in ('name', 'file_name', 'coco_url'):
             if field in fields:
                 text = [isinstance(value, str) for value in self.column(field)]
                 self.require(text, f'{field} must be a text')
-        if 'id' in fields:
-            self._require_own_ids()
+        for field in ('neg_category_ids', 'not_exhaustive_category_ids'):
+            if field in fields:
+                lists = [
+                    isinstance(value, list) and all(map(_is_id, value))
+                    for value in self.column(field)
+                ]
+                self.require(lists, f'{field} must be a list of category ids')
 
     def column(self, field: str) -> list[Any]:
         return [item[field] for item in self.entries]
 
-    def require(self, holds: Sequence[bool] | np.ndarray, rule: str) -> None:
+    def require(self, holds: Sequence[bool] | np.ndarray, rule: str, fix: str = '') -> None:
         """Raise where a rule does not hold of all entries."""
         against = np.flatnonzero(~np.asarray(holds, dtype=bool))
         if len(against):
-            first = self.entries[against[0]]
+            first, *others = (self.entries[i] for i in against[:6])
+            ids = few([item['id'] for item in others if 'id' in item])
             raise ValueError(
                 f'{self.file}, {self.name}: {rule}; {len(against):,} of {len(self.entries):,} '
                 f'{"is" if len(against) == 1 else "are"} against it, the first: {_brief(first)}'
+                + (f', then id {ids}' if ids else '')
+                + (f'. Fix: {fix}' if fix else '')
             )
 
-    def _require_own_ids(self) -> None:
+    def require_own_ids(self) -> None:
+        """Raise where two entries have one id."""
         ids = self.column('id')
         if len(set(ids)) < len(ids):
-            seen: set[Any] = set()
-            first = [not (item in seen or seen.add(item)) for item in ids]
-            self.require(first, 'each id must stand once')
+            self.require(_is_first(ids), 'each id must stand once')
+
+    def drop_repeated(self, remarks: list[str]) -> None:
+        """Leave out entries that equal an earlier one of the same id."""
+        ids = self.column('id')
+        if len(set(ids)) == len(ids):
+            return
+        earlier: dict[Any, list[Entry]] = defaultdict(list)
+        repeated, kept = [], []
+        for item in self.entries:
+            if item in earlier[item['id']]:
+                repeated.append(item['id'])
+            else:
+                kept.append(item)
+                earlier[item['id']].append(item)
+        self.entries = kept
+        if repeated:
+            remarks.append(
+                f'{len(repeated):,} {self.name} are listed twice and count once: id {few(repeated)}'
+            )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or _is_finite(value, None)
+
+
+def _is_first(values: Iterable[Any]) -> list[bool]:
+    seen: set[Any] = set()
+    return [not (item in seen or seen.add(item)) for item in values]  # type: ignore[func-returns-value]
 
 
 def _brief(entry: Entry) -> str:
@@ -185,10 +435,99 @@ def _brief(entry: Entry) -> str:
     return json.dumps(short)
 
 
+def _unify_ids(part: _Part, remarks: list[str]) -> None:
+    """Let all ids be text where some are: pycocotools sorts them, and would lose the numbers."""
+    ids = part.column('id')
+    texts = [isinstance(value, str) for value in ids]
+    if any(texts) and not all(texts):
+        for item in part.entries:
+            item['id'] = str(item['id'])
+        remarks.append(
+            f'the ids of {part.name} are text ({sum(texts):,}) and numbers '
+            f'({len(texts) - sum(texts):,}): all are read as text'
+        )
+
+
+def _refer(annotations: _Part, field: str, part: _Part, remarks: list[str]) -> None:
+    """Let ids that are text here and numbers there, or the other way round, be the same."""
+    ids = set(part.column('id'))
+    by_text = {str(value): value for value in ids}
+    changed = 0
+    for item in annotations.entries:
+        if item[field] not in ids and str(item[field]) in by_text:
+            item[field] = by_text[str(item[field])]
+            changed += 1
+    if changed:
+        remarks.append(
+            f'{changed:,} of {len(annotations.entries):,} annotations have a {field} that is text '
+            f'where the id in {part.name} is a number, or the reverse: both are read as the same'
+        )
+
+
+def _remark_on_ids(annotations: _Part, remarks: list[str]) -> None:
+    ids = annotations.column('id')
+    if len(set(ids)) < len(ids):
+        shared = [value for value, first in zip(ids, _is_first(ids), strict=True) if not first]
+        remarks.append(
+            f'{len(shared):,} of {len(ids):,} annotations have the id of another one (id '
+            f'{few(shared)}): all are used'
+        )
+
+
+def _drop_namesakes(categories: _Part, annotations: Any, remarks: list[str]) -> None:
+    """Leave out categories whose name another one has, where no annotation uses them.
+
+    Roboflow writes a category 0 for the whole data set, often of the name of its only class.
+    """
+    namesakes: dict[str, list[Entry]] = defaultdict(list)
+    for item in categories.entries:
+        namesakes[item['name']].append(item)
+    if len(namesakes) == len(categories.entries):
+        return
+    items = annotations if isinstance(annotations, list) else []
+    used = {str(item.get('category_id')) for item in items if isinstance(item, dict)}
+    for name, entries in namesakes.items():
+        chosen = [item for item in entries if str(item['id']) in used] or entries[-1:]
+        if len(chosen) > 1:
+            raise ValueError(
+                f'{categories.file}, categories: the ids {few([i["id"] for i in chosen])} have one '
+                f'name, {name!r}, and annotations use each. Fix: give each a name of its own, or '
+                'give the annotations one category_id and remove the other categories'
+            )
+        gone = [item['id'] for item in entries if item is not chosen[0]]
+        if gone:
+            remarks.append(
+                f'category {few(gone)} has no annotation and the name of category '
+                f'{chosen[0]["id"]}, {name!r}, and is left out'
+            )
+            categories.entries = [
+                item for item in categories.entries if item['name'] != name or item is chosen[0]
+            ]
+
+
+def _check_sizes(images: _Part) -> None:
+    """Raise where a side is no number of pixels; let absent sizes be None."""
+    for item in images.entries:
+        if item.get('height') is None and item.get('width') is None:
+            item['height'] = item['width'] = None
+    for side in _SIDES:
+        images.require([side in item for item in images.entries], f"each needs the field '{side}'")
+        values = [
+            1 if item['height'] is item['width'] is None else item[side] for item in images.entries
+        ]
+        images.require(_counts(values), f'{side} must be 1 pixel or more')
+
+
 def _check_boxes(annotations: _Part) -> None:
     boxes = _finite(annotations.column('bbox'), length=4)
     annotations.require(boxes, 'bbox must be four numbers, x, y, width, height')
-    annotations.require(_finite(annotations.column('area')), 'area must be a number')
+    areas = [item['area'] for item in annotations.entries if item.get('area') is not None]
+    if not _finite(areas).all():
+        known = [
+            item.get('area') is None or _is_finite(item['area'], None)
+            for item in annotations.entries
+        ]
+        annotations.require(known, 'area must be a number')
     crowd = [item.get('iscrowd') in (0, 1, None) for item in annotations.entries]
     annotations.require(crowd, 'iscrowd must be 0, or 1 for a crowd')
 
@@ -201,20 +540,50 @@ def _check_categories(annotations: _Part, categories: _Part) -> None:
     annotations.require(known, f'{rule}{", ..." if len(ids) > 10 else ""})')
 
 
-def _is_segmentation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return isinstance(value.get('size'), list) and isinstance(value.get('counts'), (list, str))
-    return isinstance(value, list) and all(
-        isinstance(polygon, list)
-        and {*map(type, polygon)} <= {int, float}
-        and abs(sum(polygon)) <= _LARGEST
-        for polygon in value
+def _complete(annotations: _Part, remarks: list[str]) -> None:
+    """Fill in `iscrowd` by 0, and `area` by that of the mask, else of the box."""
+    lacking = []
+    for item in annotations.entries:
+        item['iscrowd'] = int(item.get('iscrowd') or 0)
+        if item.get('area') is None:
+            lacking.append(item['id'])
+            item['area'] = _area(item)
+    if lacking:
+        remarks.append(
+            f'{len(lacking):,} of {len(annotations.entries):,} annotations have no area, which '
+            'is taken from their mask or box'
+        )
+
+
+def _area(item: Entry) -> float:
+    mask = item.get('segmentation')
+    if mask and not mask_fault(mask, None) and (area := mask_area(mask)) > 0:
+        return area
+    return float(item['bbox'][2] * item['bbox'][3])
+
+
+def _refuse_shares(annotations: _Part, images: _Part) -> None:
+    """Raise where boxes are shares of the image instead of pixels."""
+    if not annotations.entries:
+        return
+    boxes = np.array(annotations.column('bbox'), dtype=float)
+    tiny = any((item['height'] or 3) <= 2 for item in images.entries)
+    if np.abs(boxes).max() > 1.5 or (boxes == boxes.round()).all() or tiny:
+        return
+    raise ValueError(
+        f'{annotations.file}, annotations: all {len(boxes):,} boxes lie within 0 and 1.5, the '
+        f'first: {_brief(annotations.entries[0])}. They are shares of the image, where pixels are '
+        'expected. Fix: multiply x and width by the width of the image, y and height by its height'
     )
 
 
-def _has_area(polygon: Sequence[float]) -> bool:
-    """As mmdet sees it, which ignores the other ones."""
-    return len(polygon) >= 6 and len(polygon) % 2 == 0
+def _numbers(left_out: Mapping[str, Sequence[Entry]]) -> set[int]:
+    """Identities of the entries: their ids need not be their own."""
+    return {id(item) for entries in left_out.values() for item in entries}
+
+
+def _share(part: Sequence[Entry], whole: Sequence[Entry]) -> str:
+    return f'{len(part):,} of {len(whole):,} boxes'
 
 
 def _counts(values: Sequence[Any]) -> np.ndarray:
@@ -231,14 +600,22 @@ def _finite(values: Sequence[Any], *, length: int | None = None) -> np.ndarray:
     except ValueError:  # lists of several lengths
         array = np.array(None)
     shape = (len(values),) if length is None else (len(values), length)
-    if array.dtype.kind in 'iuf' and array.shape == shape:
+    if array.dtype.kind in 'iuf' and array.shape == shape and not _has_bool(values, length):
         return np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     return np.array([_is_finite(value, length) for value in values], dtype=bool)
 
 
+def _has_bool(values: Sequence[Any], length: int | None) -> bool:
+    """Whether any of the numbers is true or false, which NumPy reads as 1 or 0."""
+    return bool in (
+        {*map(type, values)} if length is None else {type(v) for r in values for v in r}
+    )
+
+
 def _is_finite(value: Any, length: int | None) -> bool:
     if length is None:
-        return isinstance(value, (int, float)) and abs(value) <= _LARGEST
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= _LARGEST
     return (
         isinstance(value, list)
         and len(value) == length

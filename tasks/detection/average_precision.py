@@ -8,7 +8,6 @@ the order of their photos, in a resample too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -19,6 +18,9 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
+
+from ..common.wording import few
+from .annotations import read_annotations
 
 _RECALLS = Params('bbox').recThrs
 _TINY = np.spacing(1)  # COCO adds it to the number of detections
@@ -116,20 +118,31 @@ class AveragePrecision:
 
 
 class Truth:
-    """The boxes of a COCO annotation file, against which detections are matched."""
+    """The boxes of a COCO annotation file, against which detections are matched.
 
-    def __init__(self, file: Path, classes: Sequence[str]) -> None:
-        content = json.loads(file.read_text())
-        self.images: list[dict[str, Any]] = sorted(content['images'], key=lambda item: item['id'])
-        self.categories = [item for item in content['categories'] if item['name'] in classes]
+    Those that no detection can match are left out, as in `NaViTCocoMetric`. Sizes that the file
+    lacks are read from the images in `folder`.
+    """
+
+    def __init__(self, file: Path, classes: Sequence[str], folder: str = '') -> None:
+        found = read_annotations(str(file))
+        if unreadable := found.read_sizes(folder):
+            raise ValueError(
+                f'{file}: {len(unreadable):,} of {len(found.images):,} images have no height and '
+                f'width, and the files cannot be read: {few(unreadable)}'
+            )
+        found = found.matchable()
+        self.images: list[dict[str, Any]] = sorted(found.images, key=lambda item: item['id'])
+        self.categories = [item for item in found.categories if item['name'] in classes]
         ids = {item['id'] for item in self.categories}
         self.boxes: list[dict[str, Any]] = [
-            dict(iscrowd=0) | item | dict(id=number)  # for COCOeval a box of id 0 is never found
-            for number, item in enumerate(content.get('annotations', []), start=1)
+            dict(item, id=number)  # for COCOeval a box of id 0 is never found
+            for number, item in enumerate(found.annotations, start=1)
             if item['category_id'] in ids
         ]
+        self.counted = found.counted_detections()
         sizes = {item['id']: item['height'] * item['width'] for item in self.images}
-        self._pixels: dict[int, int] = sizes
+        self._pixels: dict[Any, int] = sizes
 
     def share(self, box: dict[str, Any]) -> float:
         """The part of its photo that a box covers."""
@@ -142,7 +155,7 @@ class Truth:
         ranges: Sequence[Range] = (ALL,),
         relative: bool = False,
     ) -> list[AveragePrecision]:
-        """One statistic for each range of areas, from and to, at 100 detections a photo.
+        """One statistic for each range of areas, from and to, at `counted` detections a photo.
 
         Areas are in pixels, as the annotations have them, or `relative` to the photo.
         """
@@ -153,7 +166,7 @@ class Truth:
         )
         evaluation = COCOeval(truth, found, 'bbox')
         evaluation.params.areaRng = [list(limits) for limits in ranges]
-        evaluation.params.maxDets = [100]
+        evaluation.params.maxDets = [self.counted]
         with redirect_stdout(StringIO()):
             evaluation.evaluate()
         shape = (len(self.categories), len(ranges), len(self.images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from mmdet.datasets import CocoDataset
@@ -18,7 +18,13 @@ from ..common.dataset import SeededSamples
 from ..common.groups import GroupFile
 from ..common.palette import palette
 from ..common.wording import few
-from .annotations import IMAGE_FIELDS, Annotations, category_names, read_annotations
+from .annotations import (
+    IMAGE_FIELDS,
+    Annotations,
+    category_names,
+    image_path,
+    read_annotations,
+)
 
 
 @DATASETS.register_module()
@@ -27,7 +33,9 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
 
     The classes are those of the annotation file, or a part of them in the file's order:
     ``metainfo=dict(classes=...)``. All arguments are those of mmdet's `CocoDataset`, and so are the
-    samples; a file against the format is refused, and what mmdet leaves out in silence is logged.
+    samples; a file against the format is refused, as is a training set without a box to learn from,
+    and what mmdet leaves out in silence is logged. Image sizes that the file lacks are read from
+    the images.
 
     An image record may have a field `group` (or ``groups.csv`` in `data_root` lists it, with the
     columns `file` and `group`): images of one group, as duplicates or crops of one scan, are
@@ -53,10 +61,29 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
         chosen = set(self._metainfo['classes'])
         self.cat_ids = [item['id'] for item in found.categories if item['name'] in chosen]
         self.cat2label = {identity: label for label, identity in enumerate(self.cat_ids)}
+        self._name_files(found)
         masks = any(getattr(item, 'with_mask', False) for item in self.pipeline.transforms)
-        for remark in [*_remarks(found, self.cat_ids), *(_masks_remark(found) if masks else ())]:
-            print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
+        if not self.test_mode:
+            found.require_objects(chosen, training=True)
+            self._log(_training_remarks(found, self.cat_ids))
+        self._log(_masks_remark(found) if masks else ())
         return self._data_list(found)
+
+    def _log(self, remarks: Iterable[str]) -> None:
+        for remark in remarks:
+            print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
+
+    def _name_files(self, found: Annotations) -> None:
+        """Read the sizes that the file lacks; an image that has none at all is left out."""
+        if unreadable := found.read_sizes(self.data_prefix['img']):
+            text = (
+                f'{len(unreadable):,} of {len(found.images):,} images have no height and width, '
+                f'and the files cannot be read: {few(unreadable)}'
+            )
+            if self.test_mode:
+                raise ValueError(f'{self.ann_file}: {text}. Fix: replace or remove them')
+            self._log([f'{text}; they are left out'])
+            found.images[:] = [item for item in found.images if item['height'] is not None]
 
     def _data_list(self, found: Annotations) -> list[dict[str, Any]]:
         """The samples, and the maps of categories to images, as mmdet's loader gives them."""
@@ -76,16 +103,40 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
             records.append(record)
         return records
 
+    def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
+        info: dict[str, Any] = super().parse_data_info(raw_data_info)
+        image = raw_data_info['raw_img_info']
+        info['img_path'] = image_path(self.data_prefix['img'], image['file_name'])
+        return info
+
     def filter_data(self) -> list[dict[str, Any]]:
-        """The pictures that mmdet would keep, which must be one at least."""
+        """Return the images that mmdet would keep, at least one, and log how many it leaves out."""
         left: list[dict[str, Any]] = super().filter_data()
         if not left:
             raise ValueError(
-                f'{self.ann_file}: none of its {len(self.data_list)} pictures is left, as '
+                f'{self.ann_file}: none of its {len(self.data_list)} images is left, as '
                 f'filter_cfg={self.filter_cfg} asks for a size and for boxes of '
                 f'{few(self.metainfo["classes"])}: correct the file, or set filter_empty_gt=False'
             )
+        if not self.test_mode:
+            self._log(self._images_remarks(left))
         return left
+
+    def _images_remarks(self, left: Sequence[dict[str, Any]]) -> Iterator[str]:
+        """Count the images without a box, and those that are left out for their size."""
+        total = f'of {len(self.data_list):,} images'
+        empty, kept = (
+            sum(not info['instances'] for info in part) for part in (self.data_list, left)
+        )
+        if empty > kept:
+            yield (
+                f'{empty - kept:,} {total} have no box to learn from and are left out; '
+                'filter_cfg.filter_empty_gt=False of this data set keeps them'
+            )
+        least = (self.filter_cfg or {}).get('min_size', 0)
+        small = sum(min(info['height'], info['width']) < least for info in self.data_list)
+        if small:
+            yield f'{small:,} {total} are left out, smaller than filter_cfg.min_size={least}'
 
     def _name_classes(self, found: Classes) -> None:
         given = self._metainfo.get('classes')
@@ -110,12 +161,21 @@ def _masks_remark(found: Annotations) -> Iterator[str]:
         yield f'{share} have no mask and are ignored: id {ids}'
 
 
-def _remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
-    """What is legal, and yet most likely not meant."""
+def _training_remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:
+    """Describe what was completed, what is left out, and what is legal but likely a mistake."""
+    yield from found.remarks
     for reason, entries in found.unusable().items():
         ids = few([item['id'] for item in entries])
         share = f'{len(entries):,} of {len(found.annotations):,} boxes'
         yield f'{share} are left out of training, {reason}: id {ids}'
+    if remark := found.corners_remark():
+        yield remark
+    urls = sum('://' in item.get('file_name', '') for item in found.images)
+    if urls:
+        yield (
+            f'file_name is a URL in {urls:,} of {len(found.images):,} images: the last part of '
+            'each is looked for in data_prefix.img'
+        )
     unseen = {*cat_ids} - {item['category_id'] for item in found.annotations}
     empty = [item['name'] for item in found.categories if item['id'] in unseen]
     if empty:

@@ -23,6 +23,7 @@ from ..common.groups import GroupFile, group_numbers
 from ..common.paired import Slice, Statistic, thirds
 from ..common.palette import palette
 from ..common.resampling import resize_image
+from .annotations import image_path
 from .average_precision import ALL, SIZES, AveragePrecision, Range, Truth
 from .inference import annotated
 
@@ -81,7 +82,7 @@ class Evidence:
                 )
         self.classes: list[str] = runs[0]['classes']
         self.folder = str(runs[0]['images'])
-        self.truth = Truth(Path(runs[0]['annotations']), self.classes)
+        self.truth = Truth(Path(runs[0]['annotations']), self.classes, self.folder)
         self.num_examples = len(self.truth.images)
         files = GroupFile(Path(runs[0].get('data_root') or self.folder))
         self.groups = group_numbers(
@@ -162,7 +163,7 @@ class Evidence:
         return annotated(pixels, objects, palette(len(names)), names)
 
     def _file(self, image: Content) -> str:
-        return str(join_path(self.folder, image.get('file_name', '')))
+        return image_path(self.folder, image['file_name'])
 
     def _object(self, item: Content, scale: float) -> dict[str, Any]:
         """A box as it is drawn, on a photo of another scale."""

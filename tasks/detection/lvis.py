@@ -15,7 +15,7 @@ from .annotations import CATEGORY_FIELDS, Annotations, Entry, read_annotations
 from .data import NaViTCocoDataset
 from .federated_ap import out_of_range
 
-_IMAGE_FIELDS = ('id', 'coco_url', 'height', 'width')
+_IMAGE_FIELDS = ('id', 'coco_url')
 
 
 @DATASETS.register_module()
@@ -29,10 +29,10 @@ class NaViTLVISDataset(NaViTCocoDataset):
 
     image_fields: ClassVar[Sequence[str]] = _IMAGE_FIELDS
 
-    def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
-        image = raw_data_info['raw_img_info']
-        image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
-        return super().parse_data_info(raw_data_info)
+    def _name_files(self, found: Annotations) -> None:
+        for image in found.images:
+            image['file_name'] = '/'.join(image['coco_url'].split('/')[-2:])
+        super()._name_files(found)
 
 
 def read_lvis(ann_file: str, backend_args: Entry | None = None) -> Annotations:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.metrics import coco_metric
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools import mask as run_lengths
 
-from .annotations import Annotations, Entry, read_annotations
+from ..common.wording import few
+from .annotations import COUNTED, Annotations, Entry, read_annotations
 from .federated_ap import average_precision, ious_of_equal_labels, judge
 from .lvis import LVISPicture, LVISTruth, read_lvis
 
@@ -28,16 +30,47 @@ class NaViTCocoMetric(CocoMetric):
 
     A box of id 0 counts as any other (pycocotools takes it for unmatched whatever matches it), a
     box without `iscrowd` is none, and a detector that finds nothing has AP 0 rather than none.
+    Boxes that no detection can match are left out, with a warning. COCO's AP counts the 100 best
+    detections of a class in an image; where an image holds more objects of one class, it counts all
+    up to the last of `proposal_nums`, which is raised to that number, and a warning says so.
     """
 
     def __init__(self, ann_file: str | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self.found: Annotations | None = None
         if ann_file is not None:
+            self.ann_file = ann_file
             found = read_annotations(ann_file, self.backend_args)
-            if 'segm' in self.metrics:
-                _require_masks(found)
-            self._coco_api = _coco(found)
-            self.ann_file, self.picture_sizes = ann_file, found.picture_sizes()
+            for remark in found.remarks:
+                self._log(remark)
+            self._take(found)
+            if (counted := self.found.counted_detections(self.proposal_nums[-1])) > COUNTED:
+                self.proposal_nums[-1] = counted
+                self._log(
+                    f'an image holds {self.found.most_objects(of_one_class=True):,} objects of one '
+                    f'class: AP counts the {counted:,} best detections of a class in an image (the '
+                    f"last of proposal_nums), where COCO's counts {COUNTED}"
+                )
+
+    @property
+    def picture_sizes(self) -> dict[Any, tuple[int, int] | None] | None:
+        return None if self.found is None else self.found.picture_sizes()
+
+    def complete_sizes(self, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
+        """Take image sizes that the annotation file lacks, by image id."""
+        if self.found is not None and self.found.complete_sizes(sizes):
+            self._take(self.found)
+
+    def _take(self, found: Annotations) -> None:
+        self.found = found.matchable()
+        for remark in self.found.remarks[len(found.remarks) :]:
+            self._log(remark)
+        if 'segm' in self.metrics:
+            _require_masks(self.found)
+        self._coco_api = _coco(self.found)
+
+    def _log(self, remark: str) -> None:
+        print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         if not self.format_only and not any(len(found['scores']) for _, found in results):
@@ -45,8 +78,36 @@ class NaViTCocoMetric(CocoMetric):
             truth, found = results[0]
             nowhere = {key: value for key, value in _nowhere(truth).items() if key in found}
             results = [(truth, found | nowhere), *results[1:]]
-        figures: dict[str, float] = super().compute_metrics(results)
+        with _ap_of_all_detections(self.found):
+            figures: dict[str, float] = super().compute_metrics(results)
         return figures
+
+
+@contextmanager
+def _ap_of_all_detections(found: Annotations | None) -> Iterator[None]:
+    """Let mmdet's metric compute AP at the last of `maxDets`, where COCO's 100 are too few.
+
+    pycocotools has the 100 in the code of the first figure of its summary, and none in the others.
+    """
+    if found is None or found.counted_detections() == COUNTED:
+        yield
+        return
+    stock = coco_metric.COCOeval
+    coco_metric.COCOeval = _WholeImageEval
+    try:
+        yield
+    finally:
+        coco_metric.COCOeval = stock
+
+
+class _WholeImageEval(coco_metric.COCOeval):  # type: ignore[misc]
+    """COCOeval whose AP counts as many detections as the other figures of its summary."""
+
+    def summarize(self) -> None:
+        super().summarize()
+        precision = self.eval['precision'][:, :, :, 0, -1]  # [T, R, K] of all areas
+        known = precision[precision > -1]
+        self.stats[0] = known.mean() if known.size else -1
 
 
 def _require_masks(found: Annotations) -> None:
@@ -54,19 +115,17 @@ def _require_masks(found: Annotations) -> None:
     if without:
         raise ValueError(
             f'{found.file}: {len(without):,} of {len(found.annotations):,} annotations have no '
-            f"mask, the first id {without[0]['id']}, but metric 'segm' compares masks: add them, "
-            "or set metric='bbox'"
+            f'mask (id {few([item["id"] for item in without])}), but metric '
+            "'segm' compares masks. Fix: add them, remove these annotations, or set metric='bbox'"
         )
 
 
 def _coco(found: Annotations) -> COCO:
-    """The annotations, numbered anew from 1, as pycocotools takes them."""
-    for number, item in enumerate(found.annotations, start=1):
-        item['id'] = number
-        item.setdefault('iscrowd', 0)
+    """The annotations, numbered from 1, as pycocotools takes them."""
+    numbered = [dict(item, id=number) for number, item in enumerate(found.annotations, start=1)]
     coco = COCO()
     coco.dataset = dict(
-        images=found.images, annotations=found.annotations, categories=found.categories, info={}
+        images=found.images, annotations=numbered, categories=found.categories, info={}
     )
     with redirect_stdout(StringIO()):
         coco.createIndex()
@@ -117,16 +176,30 @@ class NaViTLVISMetric(BaseMetric):
         if not self.kinds or not set(self.kinds) <= {'bbox', 'segm'}:
             raise ValueError(f"metric={metric!r} must be 'bbox', 'segm' or a list of both")
         self.max_dets = max_dets
-        self._annotations = read_lvis(ann_file, backend_args)
-        self.ann_file, self.picture_sizes = ann_file, self._annotations.picture_sizes()
+        self.ann_file = ann_file
+        self._take(read_lvis(ann_file, backend_args))
+
+    @property
+    def picture_sizes(self) -> dict[Any, tuple[int, int] | None]:
+        return self.found.picture_sizes()
+
+    def complete_sizes(self, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
+        """Take image sizes that the annotation file lacks, by image id."""
+        if self.found.complete_sizes(sizes):
+            self._take(self.found)
+
+    def _take(self, found: Annotations) -> None:
+        self.found = found.matchable()
+        for remark in self.found.remarks[len(found.remarks) :]:
+            print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
         if 'segm' in self.kinds:
-            _require_masks(self._annotations)
+            _require_masks(self.found)
         self._truth: LVISTruth | None = None  # until the classes are known
 
     @property
     def truth(self) -> LVISTruth:
         if self._truth is None:
-            self._truth = LVISTruth(self._annotations, self.dataset_meta['classes'])
+            self._truth = LVISTruth(self.found, self.dataset_meta['classes'])
         return self._truth
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
