@@ -8,11 +8,15 @@ import torch
 from coco_files import write_coco, write_lvis
 from detectors import FASTER_RCNN, RETINANET, batch, stock_detector
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, METRICS, init_default_scope
 from torch import nn
 
 from navit_backbone.tasks.common.class_check import check_classes, check_same_classes
-from navit_backbone.tasks.detection.agreement import check_channels, check_evaluator
+from navit_backbone.tasks.detection.agreement import (
+    check_channels,
+    check_evaluator,
+    limit_remarks,
+)
 
 TRAIN, VAL = (f'annotations/instances_{split}.json' for split in ('train', 'val'))
 
@@ -134,3 +138,73 @@ def test_stock_metrics_are_left_alone(tmp_path):
         image['id'] += 100
     (tmp_path / 'other.json').write_text(json.dumps(other | dict(annotations=[])))
     check_evaluator(evaluator(tmp_path / 'other.json', 'CocoMetric'), build(tmp_path, VAL))
+
+
+def test_sizes_that_annotations_lack_are_those_of_the_data_set(tmp_path):
+    path = write_coco(tmp_path, VAL)
+    content = json.loads(path.read_text())
+    sizes = {image['id']: (image.pop('height'), image.pop('width')) for image in content['images']}
+    path.write_text(json.dumps(content))
+    lacking = evaluator(path)
+    check_evaluator(lacking, build(tmp_path, VAL))
+    assert lacking.metrics[0].picture_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ('write', 'kind'), [(write_coco, 'NaViTCocoDataset'), (write_lvis, 'NaViTLVISDataset')]
+)
+def test_an_evaluation_without_a_box_to_compare_with_is_refused(tmp_path, write, kind):
+    path = write(tmp_path, VAL, annotations=[])
+    init_default_scope('mmdet')
+    data = DATASETS.build(
+        dict(
+            type=kind,
+            data_root=str(tmp_path),
+            ann_file=VAL,
+            data_prefix=dict(img=''),
+            pipeline=[],
+            test_mode=True,
+        )
+    )
+    with pytest.raises(ValueError, match=r'instances_val.json has no annotations: .* compare with'):
+        check_evaluator(evaluator(path, kind.replace('Dataset', 'Metric')), data)
+
+
+# --------------------------------------------------------------------------------------------------
+# Limits
+
+
+@pytest.mark.parametrize(
+    ('model', 'keys'),
+    [
+        (dict(test_cfg=dict(max_per_img=3)), ['model.test_cfg.max_per_img=3']),
+        (dict(test_cfg=dict(max_per_img=4)), []),
+        (dict(test_cfg=dict(max_per_img=-1)), []),
+        (dict(module=dict(test_cfg=dict(max_per_img=3))), ['model.test_cfg.max_per_img=3']),
+        (dict(num_queries=2, test_cfg=dict(max_per_img=300)), ['model.num_queries=2']),
+        (
+            dict(test_cfg=dict(rpn=dict(max_per_img=1), rcnn=dict(max_per_img=2))),
+            ['model.test_cfg.rpn.max_per_img=1', 'model.test_cfg.rcnn.max_per_img=2'],
+        ),
+        ({}, []),
+    ],
+)
+def test_limits_that_images_exceed_are_reported(tmp_path, model, keys):
+    path = write_coco(tmp_path, VAL)
+    content = json.loads(path.read_text())
+    for item in content['annotations'][:5]:
+        item['image_id'] = 1
+    content['annotations'][4]['iscrowd'] = 1
+    path.write_text(json.dumps(content))
+    remarks = list(limit_remarks(model, evaluator(path).metrics))
+    for remark, key in zip(remarks, keys, strict=True):
+        name = key.split('=')[0]
+        assert f'an image holds 4 objects, but {key} lets at most' in remark
+        assert remark.startswith(str(path)) and remark.endswith(f'set {name}=4 or more')
+
+
+def test_the_limit_of_lvis_is_reported(tmp_path):
+    path = write_lvis(tmp_path, VAL)
+    metric = METRICS.build(dict(type='NaViTLVISMetric', ann_file=str(path), max_dets=1))
+    (remark,) = limit_remarks({}, [metric])
+    assert 'holds 2 objects, but evaluator.max_dets=1 lets' in remark

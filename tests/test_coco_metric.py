@@ -9,7 +9,7 @@ from coco_files import SIZES, write_coco
 from mmengine.registry import METRICS, init_default_scope
 from pycocotools import mask as coco_mask
 
-import navit_backbone.tasks.detection  # noqa: F401  registers
+from navit_backbone.tasks.detection import metric as metric_module
 
 CLASSES = ('a', 'b', 'c')
 
@@ -111,3 +111,119 @@ def test_annotations_against_the_format_are_refused_at_the_start(tmp_path):
     changed(path, lambda content: content['annotations'][1].update(bbox=[1, 2, 3]))
     with pytest.raises(ValueError, match='bbox must be four numbers'):
         build(path)
+
+
+# --------------------------------------------------------------------------------------------------
+# More objects than COCO's evaluation counts, and boxes that nothing can match
+
+
+def dense(tmp_path, side=12):
+    """An image of side x side objects of one class, with their masks."""
+    boxes = [[20 * (k % side) + 2, 20 * (k // side) + 2, 14, 12] for k in range(side * side)]
+    content = dict(
+        images=[dict(id=1, file_name='x.jpg', height=20 * side, width=20 * side)],
+        categories=[dict(id=1, name='a'), dict(id=2, name='b'), dict(id=3, name='c')],
+        annotations=[],
+    )
+    for number, (x, y, w, h) in enumerate(boxes, start=1):
+        corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+        shape = dict(bbox=[x, y, w, h], area=w * h, segmentation=[corners], iscrowd=0)
+        content['annotations'].append(dict(id=number, image_id=1, category_id=1, **shape))
+    path = tmp_path / 'dense.json'
+    path.write_text(json.dumps(content))
+    return path, content
+
+
+@pytest.mark.parametrize('nums', [(100, 300, 1000), (1000, 1000, 1000), (10, 50, 100)])
+@pytest.mark.parametrize('use_mp_eval', [False, True])
+def test_the_truth_has_ap_1_with_more_than_100_objects_of_a_class(tmp_path, nums, use_mp_eval):
+    path, content = dense(tmp_path)
+    metric = build(
+        path, metric=['bbox', 'segm'], proposal_nums=nums, use_mp_eval=use_mp_eval, classwise=True
+    )
+    assert metric.proposal_nums[-1] == max(144, nums[-1])
+    found = figures(metric, content, masks=True)
+    assert found['coco/bbox_mAP'] == found['coco/segm_mAP'] == found['coco/bbox_mAP_50'] == 1
+    assert found['coco/a_precision'] == 1
+
+
+def test_the_limit_that_is_raised_is_reported(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(metric_module, 'print_log', lambda text, *_: lines.append(text))
+    path, content = dense(tmp_path)
+    build(path)
+    assert lines == [
+        f'{path}: an image holds 144 objects of one class: AP counts the 1,000 best detections of a '
+        "class in an image (the last of proposal_nums), where COCO's counts 100"
+    ]
+    changed(path, lambda content: content['annotations'].__delitem__(slice(100, None)))
+    assert build(path).proposal_nums == [100, 300, 1000]
+    assert len(lines) == 1
+
+
+def test_mmdet_is_left_as_it_was(tmp_path):
+    path, content = dense(tmp_path)
+    figures(build(path), content)
+    stock = figures(build(path, 'CocoMetric'), content)
+    assert stock['coco/bbox_mAP'] < 0.75 < stock['coco/bbox_mAP_50']
+
+
+def test_boxes_that_nothing_can_match_do_not_count(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(metric_module, 'print_log', lambda text, *_: lines.append(text))
+    path = write_coco(tmp_path, 'val.json', classes=CLASSES)
+    sound = json.loads(path.read_text())
+    beyond = dict(sound['annotations'][0], id=99, bbox=[5000, 5, 9, 9])
+    flat = dict(sound['annotations'][1], id=98, bbox=[5, 5, -9, 9])
+    changed(path, lambda content: content['annotations'].extend([beyond, flat]))
+    assert set(figures(build(path), sound).values()) == {1}
+    assert lines == [
+        f'{path}: 1 of 10 boxes are left out of the evaluation, 0 pixels wide or high, or less: '
+        'id 98',
+        f'{path}: 1 of 10 boxes are left out of the evaluation, outside the image: id 99',
+    ]
+
+
+def test_a_degenerate_polygon_before_a_sound_one_is_no_box(tmp_path):
+    path = write_coco(tmp_path, 'val.json', classes=CLASSES)
+    sound = json.loads(path.read_text())
+
+    def edit(content):
+        for item in content['annotations'][::2]:
+            item['segmentation'].insert(0, [1, 2, 30, 40])
+
+    changed(path, edit)
+    found = figures(build(path, metric=['bbox', 'segm']), sound, masks=True)
+    assert found['coco/segm_mAP'] == 1
+
+
+def test_ids_that_are_text_in_places_count(tmp_path):
+    path = write_coco(tmp_path, 'val.json', classes=CLASSES)
+
+    def edit(content):
+        content['images'][2]['id'] = 'two'
+        for item in content['annotations'][4:6]:
+            item['image_id'] = 'two'
+
+    content = changed(path, edit)
+    for item in content['images']:
+        item['id'] = str(item['id'])
+    for item in content['annotations']:
+        item['image_id'] = str(item['image_id'])
+    assert set(figures(build(path, metric=['bbox', 'segm']), content, masks=True).values()) == {1}
+
+
+def test_sizes_that_the_file_lacks_are_taken_from_the_data(tmp_path):
+    path = write_coco(tmp_path, 'val.json', classes=CLASSES)
+    content = json.loads(path.read_text())
+
+    def edit(content):
+        for item in content['images']:
+            del item['height'], item['width']
+
+    changed(path, edit)
+    metric = build(path, metric=['bbox', 'segm'])
+    assert set(metric.picture_sizes.values()) == {None}
+    metric.complete_sizes(dict(enumerate(SIZES)))
+    assert metric.picture_sizes == dict(enumerate(SIZES))
+    assert set(figures(metric, content, masks=True).values()) == {1}

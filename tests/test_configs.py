@@ -85,6 +85,16 @@ def test_every_head_has_every_size():
 
 
 @every_config
+def test_the_best_checkpoint_is_that_of_masks_where_there_are_masks(path):
+    cfg = Config.fromfile(path)
+    masks = 'segm' in cfg.val_evaluator.metric
+    assert masks == ('mask-rcnn' in path.stem)
+    of_lvis, of_coco = ('lvis/{}_AP', 'coco/{}_mAP')
+    figure = of_lvis if cfg.val_evaluator.type == 'NaViTLVISMetric' else of_coco
+    assert cfg.default_hooks.checkpoint.save_best == figure.format('segm' if masks else 'bbox')
+
+
+@every_config
 def test_one_loss_and_one_predict_step(path, make):
     cfg = make(path)
     assert follow_classes(cfg) == ('a', 'b', 'c')

@@ -356,3 +356,95 @@ def test_splits_that_disagree_are_refused(tmp_path):
     write_coco(tmp_path, 'annotations/instances_val.json', 'images', classes=('b', 'a'))
     with pytest.raises(ValueError, match='disagree in their classes'):
         follow_classes(config(tmp_path))
+
+
+# --------------------------------------------------------------------------------------------------
+# What is completed, left out or refused before the first step
+
+
+def test_images_left_out_are_counted_with_the_option_that_keeps_them(tmp_path, monkeypatch):
+    def edit(content):
+        without_boxes(content, 1, 3)
+        content['annotations'][0]['bbox'][2] = 0  # still an image with a box for mmdet
+
+    data, lines = remarks(tmp_path, monkeypatch, edit, filter_cfg=dict(filter_empty_gt=True))
+    assert len(data) == 2
+    assert lines[-1] == (
+        f'{data.ann_file}: 2 of 4 images have no box to learn from and are left out; '
+        'filter_cfg.filter_empty_gt=False of this data set keeps them'
+    )
+    kept, lines = remarks(tmp_path, monkeypatch, edit, filter_cfg=dict(filter_empty_gt=False))
+    assert len(kept) == 4
+    assert not any('left out; filter_cfg' in line for line in lines)
+
+
+def test_images_of_few_pixels_are_counted(tmp_path, monkeypatch):
+    data, lines = remarks(tmp_path, monkeypatch, lambda _: None, filter_cfg=dict(min_size=12))
+    assert len(data) == 3
+    assert lines == [
+        f'{data.ann_file}: 1 of 4 images are left out, smaller than filter_cfg.min_size=12'
+    ]
+
+
+def test_a_training_set_without_a_box_is_refused_and_a_test_set_is_not(tmp_path):
+    path = write_coco(tmp_path, ANNOTATIONS, 'images')
+    change(path, lambda content: [item.update(iscrowd=1) for item in content['annotations']])
+    with pytest.raises(ValueError, match=r'no box of a, b, c to learn from. Of 8 boxes 8 a crowd'):
+        build(tmp_path)
+    change(path, lambda content: content.pop('annotations'))
+    with pytest.raises(ValueError, match=r'instances_train.json has no annotations'):
+        build(tmp_path)
+    assert len(build(tmp_path, test_mode=True)) == 4
+
+
+def test_sizes_and_areas_are_completed(tmp_path, monkeypatch):
+    def edit(content):
+        for item in content['images']:
+            del item['height'], item['width']
+        for item in content['annotations']:
+            del item['area']
+
+    plain = build(write_coco(tmp_path, ANNOTATIONS, 'images').parents[1])
+    data, lines = remarks(tmp_path, monkeypatch, edit)
+    assert [data.get_data_info(i) for i in range(4)] == [plain.get_data_info(i) for i in range(4)]
+    assert lines == [
+        f'{data.ann_file}: 8 of 8 annotations have no area, which is taken from their mask or box'
+    ]
+
+
+def test_an_image_without_a_size_that_cannot_be_read_is_left_out_of_training(tmp_path, monkeypatch):
+    def edit(content):
+        del content['images'][1]['height'], content['images'][1]['width']
+        (tmp_path / 'images/1.jpg').write_bytes(b'')
+
+    data, (line,) = remarks(tmp_path, monkeypatch, edit)
+    assert [data.get_data_info(i)['img_id'] for i in range(len(data))] == [0, 2, 3]
+    assert line.startswith(f'{data.ann_file}: 1 of 4 images have no height and width, and the file')
+    assert 'images/1.jpg' in line
+    with pytest.raises(ValueError, match=r'1 of 4 images have no height and width.*images/1.jpg'):
+        build(tmp_path, test_mode=True)
+
+
+def test_file_names_with_backslashes_and_urls_are_found(tmp_path, monkeypatch):
+    def edit(content):
+        for item, name in zip(content['images'], ('a\\0.jpg', 'http://x/1.jpg?w=1'), strict=False):
+            item['file_name'] = name
+
+    data, lines = remarks(tmp_path, monkeypatch, edit)
+    assert [data.get_data_info(i)['img_path'] for i in range(2)] == [
+        str(tmp_path / 'images/0.jpg'),
+        str(tmp_path / 'images/1.jpg'),
+    ]
+    assert lines == [
+        f'{data.ann_file}: file_name is a URL in 1 of 4 images: the last part of each is looked '
+        'for in data_prefix.img'
+    ]
+
+
+def test_one_of_two_categories_of_a_name_can_be_chosen(tmp_path):
+    path = write_coco(tmp_path, ANNOTATIONS, 'images')
+    change(path, lambda content: content['categories'].insert(0, dict(id=0, name='a')))
+    for options in ({}, dict(metainfo=dict(classes=['a', 'b', 'c']))):
+        data = build(tmp_path, **options)
+        assert data.metainfo['classes'] == ('a', 'b', 'c')
+        assert [item['bbox_label'] for item in data.get_data_info(1)['instances']] == [1, 2]

@@ -72,7 +72,10 @@ def test_pictures_of_training_in_the_evaluation_are_named(healthy):
     healthy.val_dataloader.dataset.update(
         data_prefix=train.data_prefix, ann_file=train.get('ann_file', '')
     )
-    assert '3 of 3 are in training too' in problems(healthy)['val_dataloader: pictures']
+    assert (
+        '3 of 3 samples of val are in training too'
+        in problems(healthy)['val_dataloader: duplicates']
+    )
 
 
 def test_a_config_that_fits_has_no_problem(healthy):

@@ -69,8 +69,8 @@ def test_a_config_that_fits_has_no_problem(healthy):
         ({'train_dataloader.dataset.data_prefix.clips': 'none'}, 'train_dataloader', 'no folder'),
         (
             {'val_dataloader.dataset.data_prefix.clips': 'train'},
-            'val_dataloader: clips',
-            '4 of 4 are in training too',
+            'val_dataloader: duplicates',
+            '4 of 4 samples of val are in training too',
         ),
         (
             {'train_dataloader.batch_sampler.max_tokens': 100},

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from navit_backbone.backbone import refuse_missing
 from navit_backbone.checkpoint import load_weights
+from navit_backbone.tasks.common.duplicates import duplicate_remarks, files_of
 from navit_backbone.tasks.common.resize import find_planner
-from navit_backbone.tasks.common.wording import few
 from navit_backbone.tools.command_line import mistake
 from navit_backbone.tools.doctor import Finding
 
@@ -43,6 +44,7 @@ def examine_config(cfg: Config) -> Generator[Finding, None, dict[str, Any]]:
             yield check_pictures(f'{split}_dataloader.dataset.data_prefix', dataset)
             yield from check_evaluator(f'{split}_evaluator', cfg, dataset)
     yield from check_classes(datasets)
+    yield from check_duplicates(datasets)
     yield from check_weights(cfg)
     return datasets
 
@@ -152,18 +154,38 @@ def check_pictures(key: str, dataset: Any) -> Finding:
 
 
 def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
-    """Whether figures will be of the data set that is predicted."""
+    """Whether figures will be of the data set that is predicted, and of all its objects."""
     given = cfg.get(key) or []
     own = getattr(dataset, 'ann_file', None)
     for metric in [given] if isinstance(given, Mapping) else given:
         file = metric.get('ann_file')
-        if file is not None and own is not None and Path(file).resolve() != Path(own).resolve():
+        if file is None or own is None:
+            continue
+        if Path(file).resolve() != Path(own).resolve():
             yield Finding(
                 name=f'{key}.ann_file',
                 found='',
                 problem=f'{file} is not the ann_file of the data set, {own}',
                 fix=f'set {key}.ann_file={own}',
             )
+        elif cfg.get('default_scope') == 'mmdet':
+            yield from _check_objects(key, metric, cfg, dataset)
+
+
+def _check_objects(
+    key: str, metric: Mapping[str, Any], cfg: Config, dataset: Any
+) -> Iterator[Finding]:
+    """Whether the annotations of an evaluation can be used, and the model can find all objects."""
+    from navit_backbone.tasks.detection.agreement import check_evaluator, limit_remarks
+
+    try:
+        evaluator = Evaluator(metric)
+        check_evaluator(evaluator, dataset)
+    except MISTAKES as error:
+        yield Finding(name=key, found='', problem=told(error))
+        return
+    for remark in limit_remarks(cfg.model, evaluator.metrics):
+        yield Finding(name=key, found='', note=remark)
 
 
 def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
@@ -182,16 +204,13 @@ def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
                 yield Finding(name=f'{split}_dataloader: groups', found='', problem=problem)
 
 
-def check_apart(files: Mapping[str, set[str]], what: str) -> Iterator[Finding]:
-    """Whether files that a model learns from are among those that it is evaluated on."""
-    for split in ('val', 'test'):
-        if both := sorted(files.get('train', set()) & files.get(split, set())):
-            yield Finding(
-                name=f'{split}_dataloader: {what}',
-                found='',
-                problem=f'{len(both)} of {len(files[split])} are in training too: {few(both)}',
-                fix='take them out of one of the two lists',
-            )
+def check_duplicates(datasets: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether samples stand in a data set twice, or in training and evaluation both."""
+    files = {split: files_of(dataset) for split, dataset in datasets.items()}
+    for remark in duplicate_remarks(files):
+        problem, note = (remark.text, '') if remark.is_leak else ('', remark.text)
+        name = f'{remark.split}_dataloader: duplicates'
+        yield Finding(name=name, found='', problem=problem, note=note)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from navit_backbone.tasks.common.dataset import seeded_parts
 from navit_backbone.tasks.common.resize import ResizeToTokenBudget, find_planner
 from navit_backbone.tasks.common.shallow import shallow
 from navit_backbone.tools.doctor import Finding
-from navit_backbone.tools.doctor_config import MISTAKES, check_apart, told
+from navit_backbone.tools.doctor_config import MISTAKES, told
 from navit_backbone.tools.doctor_heads import (
     Maps,
     check_classes,
@@ -58,11 +58,6 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
     yield from check_positions(model, datasets)
     if cfg.default_scope == 'mmseg':
         yield from check_label_maps(datasets)
-        pictures = {
-            split: {str(data.get_data_info(i)['img_path']) for i in range(len(data))}
-            for split, data in datasets.items()
-        }
-        yield from check_apart(pictures, 'pictures')
 
 
 # --------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import (
     MISTAKES,
     SPLITS,
-    check_apart,
     check_classes,
+    check_duplicates,
     check_weights,
     read_loader,
     told,
@@ -46,11 +46,7 @@ def examine_clips(cfg: Config) -> Iterator[Finding]:
             datasets[split] = dataset
             yield check_clips(f'{key}.dataset', dataset)
     yield from check_classes(datasets)
-    files = {
-        split: {file_of(data.get_data_info(i)) for i in range(len(data))}
-        for split, data in datasets.items()
-    }
-    yield from check_apart(files, 'clips')
+    yield from check_duplicates(datasets)
     if 'train' in datasets:
         yield count_classes(datasets['train'])
     yield from check_weights(cfg)

@@ -10,11 +10,11 @@
 
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
 two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
-val.txt: to train on, and held out. `masks` turns label maps in colours into class numbers.
-`motions` cuts clips from still pictures, or from drawings, whose class is how they move. `folds`
-adds a column of folds to a list, groups such as those of one camera kept whole. The rest
-bring the label maps of public data sets, once unpacked, to where the configs look for them; what is
-there already is kept, so a stopped run goes on.
+val.txt: to train on, and held out; copies of an image, exact or near, stay on one side. `masks`
+turns label maps in colours into class numbers. `motions` cuts clips from still pictures, or from
+drawings, whose class is how they move. `folds` adds a column of folds to a list, groups such as
+those of one camera kept whole. The rest bring the label maps of public data sets, once unpacked, to
+where the configs look for them; what is there already is kept, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,18 @@ def split(args: argparse.Namespace) -> None:
     # imported here: what a task needs is not there in every set-up
     from navit_backbone.tasks.detection.split_set import split_annotations
 
-    parts = split_annotations(args.annotations, args.out, share=args.val, seed=args.seed)
+    images = args.images or args.annotations.absolute().parent.parent / 'images'
+    if args.images and not images.is_dir():
+        raise ValueError(f'--images {images}: there is no such folder')
+    if not images.is_dir():
+        print('copies of images are found by file name alone: --images FOLDER compares the files')
+    parts = split_annotations(
+        args.annotations,
+        args.out,
+        share=args.val,
+        seed=args.seed,
+        images=images if images.is_dir() else None,
+    )
     counts = {
         name: Counter(item['category_id'] for item in part['annotations'])
         for name, part in parts.items()
@@ -65,15 +76,22 @@ def split(args: argparse.Namespace) -> None:
 
 def split_folder(args: argparse.Namespace) -> None:
     """train.txt and val.txt: the names of a folder's pictures, a share of them held out."""
+    from navit_backbone.tasks.common.duplicates import first_copies
     from navit_backbone.tasks.segmentation.data import pictures_in
 
-    names = list(pictures_in(str(args.annotations)))
+    pictures = pictures_in(str(args.annotations))
+    names = list(pictures)
     if not 0 < args.val < 1 or len(names) < 2:
         raise ValueError(
             f'--val {args.val} of {len(names)} pictures: a share between 0 and 1 of two or more'
         )
-    count = min(len(names) - 1, max(1, round(args.val * len(names))))
-    held_out = set(np.random.default_rng(args.seed).permutation(names)[:count].tolist())
+    first = first_copies(list(pictures.values()))  # copies of an image go where the first goes
+    ones = sorted({*first})
+    if len(ones) < 2:
+        raise ValueError(f'{args.annotations}: its {len(names)} images are one, there is no split')
+    count = min(len(ones) - 1, max(1, round(args.val * len(ones))))
+    chosen = set(np.random.default_rng(args.seed).permutation(ones)[:count].tolist())
+    held_out = {name for name, one in zip(names, first, strict=True) if one in chosen}
     args.out.mkdir(parents=True, exist_ok=True)
     for part in ('train', 'val'):
         file = args.out / f'{part}.txt'
@@ -205,6 +223,12 @@ def parse_args() -> argparse.Namespace:
     )
     command.add_argument('--val', type=float, default=0.2, help='the share held out (0.2)')
     command.add_argument('--seed', type=_count, default=0, help='another split for each (0)')
+    command.add_argument(
+        '--images',
+        type=Path,
+        metavar='FOLDER',
+        help='the images of ANNOTATIONS.json: copies are put on one side (../images beside it)',
+    )
     command.set_defaults(run=split)
     command = commands.add_parser('masks', help='colours to classes', description=masks.__doc__)
     command.add_argument('folder', type=expanded_path, metavar='COLOURED/')

@@ -16,6 +16,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='AgreementHook'),
     dict(type='PictureCheckHook'),
+    dict(type='DuplicateCheckHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='DivergenceHook'),
     dict(type='PretrainedHook'),

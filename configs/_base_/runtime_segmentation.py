@@ -15,6 +15,7 @@ custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='MixedSizesHook'),
     dict(type='PictureCheckHook'),
+    dict(type='DuplicateCheckHook'),
     dict(type='LabelMapCheckHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='DivergenceHook'),

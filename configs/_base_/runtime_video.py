@@ -13,6 +13,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='MultiLabelCheckHook'),
+    dict(type='DuplicateCheckHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='DivergenceHook'),
     dict(type='PretrainedHook'),

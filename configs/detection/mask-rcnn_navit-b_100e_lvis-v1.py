@@ -44,7 +44,7 @@ val_evaluator = dict(
     metric=['bbox', 'segm'],
 )
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(save_best='lvis/bbox_AP', rule='greater'))
+default_hooks = dict(checkpoint=dict(save_best='lvis/segm_AP', rule='greater'))
 
 num_steps = _base_.max_epochs * steps_per_epoch
 optim_wrapper = dict(optimizer=dict(lr=2e-4))

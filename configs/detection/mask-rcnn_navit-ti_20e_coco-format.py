@@ -124,6 +124,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=5)
 
 optim_wrapper = dict(

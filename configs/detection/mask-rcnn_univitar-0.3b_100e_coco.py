@@ -124,6 +124,7 @@ model = dict(
 
 max_epochs = 100
 num_steps = max_epochs * _base_.steps_per_epoch
+default_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=max_epochs, val_interval=10)
 
 optim_wrapper = dict(

@@ -74,7 +74,8 @@ def scan(
         return []
     found: list[Any] = [None]
     if is_main_process():
-        found = [_scan([os.path.abspath(file) for file in files], measure, cache)]
+        failure = 'its size cannot be read, it counts as the largest'
+        found = [measured_files(files, measure, cache, what='sizes', failure=failure)]
     broadcast_object_list(found)
     sizes: list[Measured | None] = found[0]
     if not any(sizes):
@@ -94,10 +95,19 @@ def default_cache(files: Sequence[str], measure: Callable[[str], Measured]) -> P
     return caches / 'navit_backbone' / name
 
 
-def _scan(
-    files: list[str], measure: Callable[[str], Measured], cache: Path | None
+def measured_files(
+    files: Sequence[str],
+    measure: Callable[[str], Measured],
+    cache: Path | None = None,
+    *,
+    what: str,
+    failure: str = '',
 ) -> list[Measured | None]:
-    """Measures what the cache does not know, and adds it there."""
+    """Return what `measure` finds in each file, from the cache where nothing has changed.
+
+    None where it fails; `failure` is what is then logged. `what` names the measure in the progress.
+    """
+    files = [os.path.abspath(file) for file in files]
     cache = cache or default_cache(files, measure)
     known = _read(cache)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -107,9 +117,9 @@ def _scan(
             for file, state in states.items()
             if state is None or state != known.get(file, [None])[0]
         ]
-        measured = pool.map(lambda file: _measured(file, measure), new)
+        measured = pool.map(lambda file: _measured(file, measure, failure), new)
         few = len(new) < 1000  # a moment
-        found = list(track(measured, 'reading sizes', total=len(new), disable=few))
+        found = list(track(measured, f'reading {what}', total=len(new), disable=few))
     fresh = dict(zip(new, found, strict=True))
     read = {file: [states[file], size] for file, size in fresh.items() if size is not None}
     if read:
@@ -126,16 +136,13 @@ def _state(file: str) -> list[int] | None:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _measured(file: str, measure: Callable[[str], Measured]) -> Measured | None:
+def _measured(file: str, measure: Callable[[str], Measured], failure: str) -> Measured | None:
     try:
         return measure(file)
     except UNREADABLE as error:
-        reason = ' '.join(str(error).split())
-        print_log(
-            f'{file}: its size cannot be read, it counts as the largest ({reason})',
-            logger='current',
-            level=logging.WARNING,
-        )
+        if failure:
+            reason = ' '.join(str(error).split())
+            print_log(f'{file}: {failure} ({reason})', logger='current', level=logging.WARNING)
         return None
 
 

@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from ..common.duplicates import first_copies
 from ..common.text_files import read_json
-from .annotations import read_annotations
+from .annotations import Annotations, image_path, read_annotations
 
 SPLITS = ('train', 'val')
 
 
 def split_annotations(
-    ann_file: Path, out: Path, *, share: float, seed: int
+    ann_file: Path, out: Path, *, share: float, seed: int, images: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     """Write `out`/instances_train.json and instances_val.json; what each holds.
 
     About `share` of the pictures is held out, and of the pictures of each class too, as far as they
     let themselves be told apart: the rarest class comes first, with one picture at least in each
     file where it has two. The same seed splits alike. Everything else of the file is in both.
+    Images that are one (of one file name and, in the folder `images`, of equal bytes or alike to
+    the eye) are in one of the two.
     Raises ValueError, before anything is written, where the file is against the format or too
     small, and where other files stand in `out`.
     """
@@ -31,12 +34,20 @@ def split_annotations(
     read = read_annotations(str(ann_file))
     if len(read.images) < 2:
         raise ValueError(f'{ann_file} lists {len(read.images)} image: two or more can be split')
-    held_out = _held_out(
-        [item['id'] for item in read.images],
-        [(item['image_id'], item['category_id']) for item in read.annotations],
+    first = _first_of_each(read, images)
+    if len({*first.values()}) < 2:
+        raise ValueError(f'{ann_file}: all of its {len(first)} images are one: nothing to split')
+    chosen = _held_out(
+        list(dict.fromkeys(first.values())),
+        [
+            (first[item['image_id']], item['category_id'])
+            for item in read.annotations
+            if item['image_id'] in first
+        ],
         share=share,
         seed=seed,
     )
+    held_out = {identity for identity, one in first.items() if one in chosen}
     content = read_json(ann_file)
     parts = {}
     for split in SPLITS:
@@ -54,6 +65,14 @@ def split_annotations(
     for file, text in texts.items():
         file.write_text(text)
     return parts
+
+
+def _first_of_each(read: Annotations, images: Path | None) -> dict[Any, Any]:
+    """Return for each image id the id of the first image that is the same."""
+    ids = [item['id'] for item in read.images]
+    paths = [image_path(str(images or ''), item['file_name']) for item in read.images]
+    first = first_copies(paths, looks=images is not None)
+    return {identity: ids[number] for identity, number in zip(ids, first, strict=True)}
 
 
 def _held_out(
