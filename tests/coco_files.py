@@ -78,9 +78,9 @@ def write_json(path, content):
 
 def write_data_of(cfg, root, **options):
     """What the data sets of a config need, under `root`: COCO or LVIS, wrapped or not."""
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+    for seed, loader in enumerate((cfg.train_dataloader, cfg.val_dataloader)):
         data = loader.dataset
         while 'dataset' in data:
             data = data.dataset
         write = write_lvis if data.type == 'NaViTLVISDataset' else write_coco
-        write(root, data.ann_file, data.data_prefix.img, **options)
+        write(root, data.ann_file, data.data_prefix.img, **{'seed': seed, **options})

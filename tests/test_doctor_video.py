@@ -18,12 +18,14 @@ TUBELET = (4, 16, 16)
 @pytest.fixture
 def healthy(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    frames = 12
     for split in ('train', 'val'):
         for label in ('run', 'walk'):
             folder = tmp_path / 'set' / split / label
             folder.mkdir(parents=True)
             for number in range(2):
-                write_video(folder / f'{number}.mp4', frames=12)
+                write_video(folder / f'{number}.mp4', frames=frames)
+                frames += 1  # no two clips are one
     cfg = Config.fromfile(CONFIG)
     override(cfg, {'data_root': str(tmp_path / 'set')})
     cfg.model.backbone.init_cfg = None
