@@ -28,7 +28,7 @@ def figures(metric, content, *, offset=0.0, nothing=False, masks=False):
     for image in content['images']:
         boxes = [item for item in content['annotations'] if item['image_id'] == image['id']]
         boxes = [] if nothing else boxes
-        corners = np.array([item['bbox'] for item in boxes]).reshape(-1, 4)
+        corners = np.array([item['bbox'] for item in boxes], dtype=float).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         corners += random.normal(0, offset, corners.shape)
         found = dict(
@@ -150,11 +150,11 @@ def test_the_truth_has_ap_1_with_more_than_100_objects_of_a_class(tmp_path, nums
 def test_the_limit_that_is_raised_is_reported(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(metric_module, 'print_log', lambda text, *_: lines.append(text))
-    path, content = dense(tmp_path)
+    path, _ = dense(tmp_path)
     build(path)
     assert lines == [
-        f'{path}: an image holds 144 objects of one class: AP counts the 1,000 best detections of a '
-        "class in an image (the last of proposal_nums), where COCO's counts 100"
+        f'{path}: an image holds 144 objects of one class: AP counts the 1,000 best detections of '
+        "a class in an image (the last of proposal_nums), where COCO's counts 100"
     ]
     changed(path, lambda content: content['annotations'].__delitem__(slice(100, None)))
     assert build(path).proposal_nums == [100, 300, 1000]

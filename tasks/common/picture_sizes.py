@@ -65,9 +65,11 @@ def scan(
     *,
     measure: Callable[[str], Measured] = picture_size,
     cache: Path | None = None,
+    allow_none: bool = False,
 ) -> list[Measured | None]:
     """What `measure` finds in the header of each file; None, and a line in the log, if it fails.
 
+    Raises ValueError where all fail, unless `allow_none`.
     On several ranks the first one reads and writes, and tells the others: all have to call this.
     """
     if not files:
@@ -78,7 +80,7 @@ def scan(
         found = [measured_files(files, measure, cache, what='sizes', failure=failure)]
     broadcast_object_list(found)
     sizes: list[Measured | None] = found[0]
-    if not any(sizes):
+    if not any(sizes) and not allow_none:
         raise ValueError(
             f'not one of {len(files)} files can be read, the first is {files[0]}: check data_root '
             'and data_prefix'

@@ -76,7 +76,7 @@ class Annotations:
         """
         lacking = [item for item in self.images if item['height'] is None]
         files = [image_path(folder, item['file_name']) for item in lacking]
-        found = scan(files)
+        found = scan(files, allow_none=len(lacking) < len(self.images))
         self.complete_sizes(
             {item['id']: size for item, size in zip(lacking, found, strict=True)}  # type: ignore[misc]
         )

@@ -83,7 +83,9 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
             if self.test_mode:
                 raise ValueError(f'{self.ann_file}: {text}. Fix: replace or remove them')
             self._log([f'{text}; they are left out'])
-            found.images[:] = [item for item in found.images if item['height'] is not None]
+            gone = {item['id'] for item in found.images if item['height'] is None}
+            found.images[:] = [i for i in found.images if i['id'] not in gone]
+            found.annotations[:] = [i for i in found.annotations if i['image_id'] not in gone]
 
     def _data_list(self, found: Annotations) -> list[dict[str, Any]]:
         """The samples, and the maps of categories to images, as mmdet's loader gives them."""
