@@ -262,3 +262,83 @@ def write_annotations(file: Path, classes: list[int]) -> None:
             )
         )
     )
+
+
+# --------------------------------------------------------------------------------------------------
+# Copies of an image
+
+
+def copied_set(root: Path, count: int = 12) -> Path:
+    """Images of which half are copies: one file name twice, equal bytes, saved again."""
+    (root / 'images').mkdir(parents=True)
+    (root / 'annotations').mkdir()
+    images, boxes = [], []
+    for number in range(count):
+        name = f'{number:02}.png'
+        pixels = draw(3, 'train', number).image
+        cv2.imwrite(str(root / 'images' / name), pixels)
+        copy = root / 'images' / f'copy_{number:02}'
+        if number % 3 == 0:
+            copy = root / 'images' / name
+        elif number % 3 == 1:
+            copy = copy.with_suffix('.png')
+            copy.write_bytes((root / 'images' / name).read_bytes())
+        else:
+            copy = copy.with_suffix('.jpg')
+            cv2.imwrite(str(copy), pixels, [cv2.IMWRITE_JPEG_QUALITY, 70])
+        height, width = pixels.shape[:2]
+        for file_name in (name, copy.name):
+            images.append(dict(id=len(images), file_name=file_name, height=height, width=width))
+            box = dict(id=len(boxes) + 1, image_id=images[-1]['id'], category_id=1 + number % 2)
+            boxes.append(box | dict(bbox=[1, 1, 20, 20], area=400, iscrowd=0))
+    categories = [dict(id=1, name='a'), dict(id=2, name='b')]
+    file = root / 'annotations' / 'all.json'
+    file.write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories)))
+    return file
+
+
+def run_split(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['prepare_data.py', 'split', *map(str, arguments)])
+    args = tool.parse_args()
+    args.run(args)
+
+
+def drawing_of(name: str) -> int:
+    return int(Path(name).stem[-2:])
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_copies_of_an_image_are_on_one_side_of_a_split(tmp_path, monkeypatch, seed):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    file = copied_set(tmp_path / 'set')
+    run_split(monkeypatch, file, '--out', tmp_path / 'out', '--seed', seed, '--val', '0.25')
+    sides = [
+        [
+            image['file_name']
+            for image in json.loads((tmp_path / f'out/instances_{split}.json').read_text())[
+                'images'
+            ]
+        ]
+        for split in ('train', 'val')
+    ]
+    assert (
+        sum(map(len, sides)) == 24 and len(sides[1]) == 8
+    )  # two of the six drawings of each class
+    train, val = ({drawing_of(name) for name in side} for side in sides)
+    assert not train & val
+
+
+def test_copies_in_a_folder_are_on_one_side_of_a_split(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    folder = copied_set(tmp_path / 'set').parents[1] / 'images'
+    run_split(monkeypatch, folder, '--out', tmp_path / 'out', '--val', '0.4')
+    sides = [(tmp_path / f'out/{split}.txt').read_text().split() for split in ('train', 'val')]
+    assert sum(map(len, sides)) == 20 and min(map(len, sides)) >= 5
+    train, val = ({drawing_of(name) for name in side} for side in sides)
+    assert not train & val
+
+
+def test_a_folder_of_images_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    file = copied_set(tmp_path / 'set', count=2)
+    with pytest.raises(ValueError, match='--images .*gone: there is no such folder'):
+        run_split(monkeypatch, file, '--out', tmp_path / 'out', '--images', tmp_path / 'gone')

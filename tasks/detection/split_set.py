@@ -52,6 +52,7 @@ def split_annotations(
     parts = {}
     for split in SPLITS:
         parts[split] = content | {
+            'categories': read.categories,
             'images': [i for i in read.images if (i['id'] in held_out) == (split == 'val')],
             'annotations': [
                 a for a in read.annotations if (a['image_id'] in held_out) == (split == 'val')
