@@ -381,7 +381,9 @@ def test_a_learning_rate_far_too_high_ends_in_a_sentence(task, tmp_path, monkeyp
     sample = tmp_path / 'set'
     if task == 'video':
         write_motions(
-            lambda split, i: draw(0, split, i).image, sample, num_clips=dict(train=8, val=1)
+            lambda split, i: (f'{split} {i}', draw(0, split, i).image),
+            sample,
+            num_clips=dict(train=8, val=1),
         )
     else:
         write_sample_set(sample, seed=0, num_pictures=dict(train=8, val=2))
