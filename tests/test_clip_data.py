@@ -8,9 +8,10 @@ from clip_files import frame_of, write_video
 from PIL import Image
 
 import navit_backbone.tasks.video  # noqa: F401  registers
-from navit_backbone.tasks.common import clip_data
+from navit_backbone.tasks.common import clip_data, picture_sizes
 from navit_backbone.tasks.common.clip_data import NaViTClipDataset
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
+from navit_backbone.tasks.common.video_reader import video_measure
 
 BUDGET = dict(
     type='ClipToTokenBudget', max_tokens=96, patch_size=(2, 16, 16), sampling=dict(num_frames=8)
@@ -182,6 +183,43 @@ def test_missing_folders_and_lists_are_named_with_the_way_out(videos):
         dataset(videos)
     with pytest.raises(ValueError, match="kind='clips', choose from"):
         dataset(videos, kind='clips')
+
+
+@pytest.mark.parametrize('columns', ['fps', 'fps,frames', 'width,height,frames,fps'])
+@pytest.mark.parametrize('scanned', [False, True])
+def test_the_rate_that_a_csv_states_reaches_folders_of_frames(tmp_path, columns, scanned):
+    """30 frames at 5 a second, of which 2 a second are asked for: every 2.5th, the middle ones."""
+    folder = tmp_path / 'clips' / 'x'
+    folder.mkdir(parents=True)
+    for i in range(30):
+        Image.fromarray(frame_of(i, (16, 16))).save(folder / f'{i}.png')
+    values = dict(fps='5', frames='30', width='16', height='16')
+    row = ','.join(values[name] for name in columns.split(','))
+    listed = write(tmp_path, 'list.csv', f'file,label,{columns}\nx,0,{row}\n')
+    budget = {**BUDGET, 'sampling': dict(kind='fps', fps=2, num_frames=8), 'test_mode': True}
+    pipeline = [PIPELINE[0], budget, *PIPELINE[2:]]
+    data = dataset(tmp_path, listed, kind='frames', pipeline=pipeline, test_mode=True)
+    if scanned:
+        data.complete_sizes()
+    sample = data[0]['data_samples']
+    assert sample.measured == (16, 16, 30, 5.0)
+    moments = (29 / 5 - 7 / 2) / 2 + np.arange(8) / 2
+    assert sample.frame_inds.tolist() == [np.floor(moments * 5 + 1e-6).astype(int).tolist()]
+
+
+def test_a_cache_of_another_version_is_not_read(videos, monkeypatch):
+    """What is measured can change with the program: trimmed clips, pixels that are not square."""
+    file, size = str(videos / 'clips/run/b.mp4'), (64, 48, 9, 10.0)
+    for version, expected in ((1, (1, 1, 1, 1.0)), (2, size), (1, (1, 1, 1, 1.0))):
+        monkeypatch.setattr(picture_sizes, '_VERSION', version)
+        measure = video_measure
+        if version == 1:
+
+            def measure(file):
+                return (1, 1, 1, 1.0)
+
+            measure.__name__ = 'video_measure'
+        assert picture_sizes.scan([file], measure=measure) == [expected]
 
 
 def test_sizes_are_scanned_once_and_plan_what_is_loaded(videos):

@@ -1,5 +1,7 @@
 """Which frames are seen: properties over clips of any length and rate."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +70,42 @@ def test_fps_takes_what_is_shown_at_even_moments(num, fps, length, rate):
     for i, index in enumerate(chosen.tolist()):
         moment = start + i / fps + 1e-6
         assert index == max(k for k, time in enumerate(times.tolist()) if time <= moment)
+
+
+@given(st.integers(1, 64), st.floats(0.5, 200), frames, rates, st.integers(1, 4), generators)
+def test_fps_takes_no_frame_twice(num, fps, length, rate, num_clips, generator):
+    sampling, times = FrameSampling(kind='fps', num_frames=num, fps=fps), np.arange(length) / rate
+    count = sampling.count(length, rate)
+    chosen = sampling.indices(count, times, rate, num_clips=num_clips, generator=generator)
+    assert (np.diff(chosen, axis=1) >= 1).all()
+    assert chosen.min() >= 0
+    assert chosen.max() < length
+
+
+def test_fps_above_the_rate_of_the_clip_takes_every_frame_in_turn():
+    sampling = FrameSampling(kind='fps', num_frames=16, fps=30)
+    assert sampling.count(10, 10.0) == 10
+    assert sampling.indices(10, np.arange(10) / 10, 10.0).tolist() == [list(range(10))]
+    assert sampling.count(100, 15.0) == 16
+    (middle,) = sampling.indices(16, np.arange(100) / 15, 15.0)
+    assert middle.tolist() == list(range(42, 58))
+
+
+@given(st.lists(st.sampled_from([0.02, 0.033, 0.2, 1.0, 30.0]), min_size=1, max_size=9),
+       st.floats(0.1, 60), st.integers(1, 10))  # fmt: skip
+def test_fps_by_uneven_times_is_nearest_to_what_is_shown_without_repetition(gaps, fps, num):
+    """Compared with all choices of as many frames: none has a smaller largest distance."""
+    times = np.array([0.0, *np.cumsum(gaps)])
+    rate = min(fps, len(gaps) / times[-1])
+    sampling = FrameSampling(kind='fps', num_frames=num, fps=fps)
+    count = sampling.count(len(times), len(gaps) / times[-1])
+    assert count == min(num, 1 + int(times[-1] * rate + 1e-6))
+    (chosen,) = sampling.indices(count, times, len(gaps) / times[-1])
+    moments = max(times[-1] - (count - 1) / rate, 0) / 2 + np.arange(count) / rate + 1e-6
+    shown = [max(k for k, time in enumerate(times) if time <= moment) for moment in moments]
+    choices = np.array(list(combinations(range(len(times)), count)))
+    assert chosen.tolist() in choices.tolist()
+    assert np.abs(chosen - shown).max() == np.abs(choices - shown).max(axis=1).min()
 
 
 def test_uneven_times_count_as_they_are():

@@ -31,7 +31,7 @@ from ..common.video_reader import (
 _INK, _PAPER, _EMPTY = (30, 30, 34), (250, 250, 248), (226, 226, 226)
 _LINE, _BAR = 22, 90  # pixels
 _TICK = Fraction(1, 90000)  # seconds
-_MAX_TICKS = 2**31 - 1  # from one frame to the next in .mp4, 6.6 hours
+_MAX_TICKS = 3600 * 90000  # between two frames, an hour: .mp4 cannot hold many more
 _MAX_RATE = 240.0  # frames a second that the encoder plans for; times are exact whatever it is
 
 
