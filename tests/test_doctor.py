@@ -17,7 +17,7 @@ REQUIRED = {
     'onedl-mmdetection': '3.5.1',
     'onedl-mmsegmentation': '1.4.2',
 }
-HEALTHY = {**REQUIRED, 'torch': '2.13.0+cpu', 'decord2': '3.4.0', 'navit-backbone': '0.1.0'}
+HEALTHY = {**REQUIRED, 'torch': '2.13.0+cpu', 'navit-backbone': '0.1.0'}
 
 
 def problems(installed, required=REQUIRED):

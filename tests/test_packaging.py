@@ -119,9 +119,9 @@ def test_tools_and_configs_of_the_wheel_work(elsewhere):
     [
         ('navit_backbone.backbone', 'mmdet mmseg transformers'),
         ('navit_backbone.tasks.common', 'mmdet mmseg mmcv.ops mmcv._ext transformers'),
-        ('navit_backbone.tasks.detection', 'mmseg decord transformers'),
+        ('navit_backbone.tasks.detection', 'mmseg av transformers'),
         ('navit_backbone.tasks.video', 'mmdet mmseg mmcv.ops mmcv._ext transformers'),
-        ('navit_backbone.tasks.segmentation', 'mmdet mmcv.ops mmcv._ext decord transformers'),
+        ('navit_backbone.tasks.segmentation', 'mmdet mmcv.ops mmcv._ext av transformers'),
     ],
 )
 def test_imports_without_what_others_need(elsewhere, module, blocked):

@@ -414,9 +414,11 @@ def segmentation_results(row: str, setting: Setting, archs: Sequence[str]) -> li
 
 
 def video_results(row: str, setting: Setting, archs: Sequence[str]) -> list[Result]:
-    """The lines of one row of clips, where decord is installed."""
-    if find_spec('decord') is None:
-        return [Result(what=row, figure='skipped: decord is not installed (the extra [video])')]
+    """Return the results of one row of clips, or why it is skipped."""
+    needed = {'av': 'the extra [video]', 'decord': 'pip install decord2, the baseline'}
+    for name, remedy in needed.items():
+        if find_spec(name) is None and (name == 'av' or row == 'reading'):
+            return [Result(what=row, figure=f'skipped: {name} is not installed ({remedy})')]
     from navit_backbone.tools import benchmark_video as video
 
     if row != 'clips':

@@ -28,7 +28,6 @@ PACKAGES = [
     ('mmcv', 'onedl-mmcv', 'det', 'detection, segmentation and video'),
     ('mmdet', 'onedl-mmdetection', 'det', 'detection'),
     ('mmseg', 'onedl-mmsegmentation', 'seg', 'segmentation'),
-    ('decord', 'decord2', 'video', 'video'),
     ('av', 'av', 'video', 'video'),
 ]
 # What installs the same files as one of our packages, and which
@@ -40,7 +39,6 @@ UPSTREAM = {
     'mmcv-lite': 'onedl-mmcv',
     'mmdet': 'onedl-mmdetection',
     'mmsegmentation': 'onedl-mmsegmentation',
-    'decord': 'decord2',
 }
 _NEED_OPERATORS = ('detection', 'segmentation')
 PIP = f'{sys.executable} -m pip'

@@ -389,7 +389,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             file = file_of(results)
             try:
                 self.measure(file)
-            except UNREADABLE as error:  # cut off, say, where decord would read what is left
+            except UNREADABLE as error:  # cut off, say, and its header read before
                 raise BadSampleError(f'{file}: {error}') from error
         return results
 
