@@ -188,6 +188,12 @@ def test_few_examples_give_no_interval():
     )
 
 
+def test_a_bound_of_rounding_errors_is_zero():
+    for low, high in ((3e-16, 1.0), (-1.0, -2e-15)):
+        interval = Interval.of(0.5, np.array([low, high]), level=1.0)
+        assert 0 in (interval.low, interval.high) and not interval.is_significant
+
+
 def test_resamples_without_anything_to_measure_are_left_out():
     samples = np.array([math.nan, *np.linspace(0, 1, 101)])
     interval = Interval.of(0.5, samples, level=0.9)

@@ -41,7 +41,8 @@ class Interval:
         samples_R = samples_R[~np.isnan(samples_R)]
         if not len(samples_R):
             return cls(estimate=estimate, low=math.nan, high=math.nan)
-        low, high = np.quantile(samples_R, [(1 - level) / 2, (1 + level) / 2])
+        # equal means can differ by rounding: a bound of 1e-15 is 0
+        low, high = np.quantile(samples_R, [(1 - level) / 2, (1 + level) / 2]).round(9)
         return cls(estimate=estimate, low=float(low), high=float(high))
 
     @property
