@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from navit_backbone.backbone import refuse_missing
 from navit_backbone.checkpoint import load_weights
+from navit_backbone.tasks.common.bit_depth import darkness_of, sample_files
 from navit_backbone.tasks.common.duplicates import duplicate_remarks, files_of
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tools.command_line import mistake
@@ -143,7 +144,8 @@ def check_pictures(key: str, dataset: Any) -> Finding:
     files = [dataset.get_data_info(i)['img_path'] for i in range(0, len(dataset), step)]
     missing = [file for file in files if '://' not in file and not Path(file).is_file()]
     if not missing:
-        return Finding(name=key, found=f'{len(files)} of {len(dataset)} pictures looked for')
+        found = f'{len(files)} of {len(dataset)} pictures looked for'
+        return Finding(name=key, found=found, note=darkness_of(sample_files(dataset)))
     prefix = 'img' if 'img' in dataset.data_prefix else 'img_path'
     return Finding(
         name=key,

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import METRICS, MODELS
 from torch import nn
 
+from navit_backbone.tasks.common.bit_depth import darkness_of, sample_files
 from navit_backbone.tasks.common.dataset import file_of
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sample import SampleSeed
@@ -102,7 +103,8 @@ def check_clips(key: str, dataset: Any) -> Finding:
         f'{len(faults)} cannot be read: {few(faults)}; tools/check_videos.py with this config and '
         'its --cfg-options finds all'
     )
-    return Finding(name=key, found=found, note=note if faults else '')
+    note = note if faults else darkness_of(sample_files(dataset))
+    return Finding(name=key, found=found, note=note)
 
 
 def refuse_other_length(info: Mapping[str, Any], size: Sequence[float]) -> None:

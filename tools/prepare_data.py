@@ -4,6 +4,7 @@
     python tools/prepare_data.py split ANNOTATIONS.json --out data/mine/annotations
     python tools/prepare_data.py split PICTURES/ --out data/mine
     python tools/prepare_data.py masks COLOURED/ --colours COLOURS.txt --out data/mine/masks
+    python tools/prepare_data.py depth IMAGES/ --out data/mine/images_8bit
     python tools/prepare_data.py motions [TRAIN_PICTURES/ VAL_PICTURES/] --out data/motions
     python tools/prepare_data.py folds LIST.csv --by COLUMN --out FOLDS.csv
     python tools/prepare_data.py cityscapes | coco-stuff | pascal-context | ade20k ROOT
@@ -11,7 +12,8 @@
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
 two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
 val.txt: to train on, and held out; copies of an image, exact or near, stay on one side. `masks`
-turns label maps in colours into class numbers. `motions` cuts clips from still pictures, or from
+turns label maps in colours into class numbers. `depth` stretches images of 16 bits, of which fewer
+are used, to 8 bits. `motions` cuts clips from still pictures, or from
 drawings, whose class is how they move. `folds` adds a column of folds to a list, groups such as
 those of one camera kept whole. The rest bring the label maps of public data sets, once unpacked, to
 where the configs look for them; what is there already is kept, so a stopped run goes on.
@@ -126,6 +128,18 @@ def _colour_lines(given: list[str]) -> tuple[list[str], str]:
     if not file.is_file():
         raise ValueError(f'no file of colours at {file}: write R G B NAME there, one a line')
     return read_lines(file), str(file)
+
+
+def depth(args: argparse.Namespace) -> None:
+    """Write images of 16 bits as 8 bits that use the whole range; all other images are copied.
+
+    The brightest value is what a file states (sBIT of PNG, MaxSampleValue of TIFF), else that of
+    the fewest bits that hold all images, else --largest.
+    """
+    from navit_backbone.tasks.common.bit_depth import stretch_folder
+
+    written = stretch_folder(args.folder, args.out, largest=args.largest)
+    print(f'{written} images written to {args.out}')
 
 
 def motions(args: argparse.Namespace) -> None:
@@ -247,6 +261,13 @@ def parse_args() -> argparse.Namespace:
         '--overwrite', action='store_true', help='write over label maps and classes.txt'
     )
     command.set_defaults(run=masks)
+    command = commands.add_parser('depth', help='16 bits to 8', description=depth.__doc__)
+    command.add_argument('folder', type=expanded_path, metavar='IMAGES/')
+    command.add_argument(
+        '--out', type=expanded_path, required=True, help='the folder of the new images'
+    )
+    command.add_argument('--largest', type=_positive, help='the value that becomes 255, as 4095')
+    command.set_defaults(run=depth)
     command = commands.add_parser('motions', help='clips by motion', description=motions.__doc__)
     command.add_argument('pictures', type=expanded_path, nargs='*', metavar='TRAIN/ VAL/')
     command.add_argument(
@@ -278,6 +299,12 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 0 or more')
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (number := _count(text)):
+        raise argparse.ArgumentTypeError('0 is not 1 or more')
+    return number
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ custom_hooks = [
     dict(type='AgreementHook'),
     dict(type='PictureCheckHook'),
     dict(type='DuplicateCheckHook'),
+    dict(type='BitDepthHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='DivergenceHook'),
     dict(type='PretrainedHook'),

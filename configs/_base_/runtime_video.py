@@ -14,6 +14,7 @@ custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='MultiLabelCheckHook'),
     dict(type='DuplicateCheckHook'),
+    dict(type='BitDepthHook'),
     dict(type='LoadedWeightsHook'),
     dict(type='DivergenceHook'),
     dict(type='PretrainedHook'),

@@ -3,6 +3,7 @@
 from . import (
     amp,
     batch_sampler,
+    bit_depth,
     class_balanced,
     class_check,
     dataset,
@@ -28,6 +29,7 @@ from . import (
 __all__ = [
     'amp',
     'batch_sampler',
+    'bit_depth',
     'class_balanced',
     'class_check',
     'dataset',

@@ -1,0 +1,143 @@
+"""Images of 16 bits: how many of the bits are used, and 8-bit images stretched to all of them.
+
+Loading keeps the upper 8 of 16 bits, in every task. An image that holds 12 bits in 16 is then seen
+at 15 of 255 at most.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from PIL import Image
+from rich.progress import track
+
+from .dataset import file_of, seeded_parts
+from .folders import search, visible, warn_once
+from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE
+from .wording import few
+
+_DEEP = ('.png', '.tif', '.tiff', '.pgm', '.ppm')  # suffixes of images that may have 16 bits
+_DARK = 2**14  # values below are a quarter of full brightness at most
+_NUM_READ = 16  # images of a data set that are decoded
+_DEPTH = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR  # its own depth and channels, turned by EXIF
+_MAX_SAMPLE_VALUE = 281  # the TIFF tag
+
+
+def stated_largest(file: str | Path) -> int | None:
+    """Read the largest value that a file states: sBIT of PNG, MaxSampleValue of TIFF; else None."""
+    with open(file, 'rb') as content:
+        if content.read(8) == b'\x89PNG\r\n\x1a\n':
+            while len(head := content.read(8)) == 8 and head[4:] != b'IDAT':
+                body = content.read(int.from_bytes(head[:4], 'big') + 4)
+                if head[4:] == b'sBIT':
+                    return int(2 ** max(body[:-4]) - 1)
+            return None
+    try:
+        with Image.open(file) as image:
+            found = getattr(image, 'tag_v2', {}).get(_MAX_SAMPLE_VALUE)
+    except UNREADABLE:
+        return None
+    return int(np.max(found)) if found is not None else None
+
+
+def read_deep(file: str | Path) -> np.ndarray | None:
+    """Decode an image of 16 bits, [h, w] or [h, w, 3] uint16; None for all other files."""
+    if not Path(file).is_file() or Path(file).suffix.lower() not in _DEEP:
+        return None
+    content = np.fromfile(file, dtype=np.uint8)
+    image = cv2.imdecode(content, _DEPTH) if len(content) else None
+    return image if image is not None and image.dtype == np.uint16 else None
+
+
+def darkness_of(files: Sequence[str]) -> str:
+    """Describe that images of 16 bits are dark as they are loaded; empty where they are not."""
+    largest, first = 0, ''
+    for file in files:
+        if (image := read_deep(file)) is not None:
+            largest = max(largest, stated_largest(file) or int(image.max()))
+            first = first or file
+    if not 0 < largest < _DARK:
+        return ''
+    folder = Path(first).parent
+    return (
+        f'{first}: an image of 16 bits whose values reach {largest:,}. Loading keeps the upper 8 '
+        f'of 16 bits, so it is seen at {largest >> 8} of 255 at most. Fix: python '
+        f'tools/prepare_data.py depth {folder} --out {folder}_8bit writes images of 8 bits that '
+        'use the whole range'
+    )
+
+
+def stretch_folder(folder: Path, out: Path, *, largest: int | None = None) -> int:
+    """Write the images below `folder` to `out`, those of 16 bits as 8 bits; return how many.
+
+    Names stay. 255 is `largest`, else what a file states, else the largest value of 8, 10, 12, 14
+    or 16 bits that holds all other images. Images of 8 bits are copied.
+
+    Raises:
+        ValueError: there are no images, or `out` has one of them already.
+    """
+    if not folder.is_dir():
+        raise ValueError(f'no folder of images at {folder}')
+    found = search(folder, PICTURE_SUFFIXES)
+    if not found.files:
+        raise ValueError(f'no images in {folder}: looked for {" ".join(PICTURE_SUFFIXES)}')
+    if found.left_out:
+        warn_once(found.left_out)
+    targets = [out / file.relative_to(folder) for file in found.files]
+    if there := [target for target in targets if target.exists()]:
+        raise ValueError(f'{out} has {few(there)} already, and nothing is overwritten: set --out')
+    common = _largest_of_bits(found.files) if largest is None else largest
+    for file, target in track(
+        list(zip(found.files, targets, strict=True)), 'writing images', disable=len(targets) < 100
+    ):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image = read_deep(file)
+        if image is None:
+            target.write_bytes(file.read_bytes())
+            continue
+        top = largest or stated_largest(file) or common
+        scaled = np.rint(np.minimum(image.astype(np.float64), top) * (255 / top)).astype(np.uint8)
+        _, content = cv2.imencode(file.suffix, scaled)
+        target.write_bytes(content.tobytes())
+    return len(targets)
+
+
+def _largest_of_bits(files: Sequence[Path]) -> int:
+    """Return the largest value of the fewest of 8, 10, 12, 14 or 16 bits that hold all images."""
+    images = (read_deep(file) for file in files if stated_largest(file) is None)
+    largest = max((int(image.max()) for image in images if image is not None), default=0)
+    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
+
+
+@HOOKS.register_module()
+class BitDepthHook(Hook):
+    """Warn once where images of 16 bits would be seen dark."""
+
+    def before_train(self, runner: Runner) -> None:
+        self._warn(runner.train_dataloader.dataset)
+
+    def before_test(self, runner: Runner) -> None:
+        self._warn(runner.test_dataloader.dataset)
+
+    def _warn(self, dataset: Any) -> None:
+        for part in seeded_parts(dataset):
+            if is_main_process() and (text := darkness_of(sample_files(part))):
+                print_log(text, 'current', logging.WARNING)
+                return
+
+
+def sample_files(dataset: Any) -> list[str]:
+    """Return some of the files of a data set; for folders of frames their first frames."""
+    step = max(1, len(dataset) // _NUM_READ)
+    files = [Path(file_of(dataset.get_data_info(i))) for i in range(0, len(dataset), step)]
+    return [str(next(iter(visible(file)), file)) if file.is_dir() else str(file) for file in files]

@@ -1,0 +1,97 @@
+"""Images of 16 bits: what files state, which are dark as loaded, and how 8 bits are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from commands import call
+from PIL import Image, PngImagePlugin
+
+from navit_backbone.tasks.common.bit_depth import darkness_of, read_deep, stated_largest
+from navit_backbone.tools import prepare_data
+
+RAMP = np.linspace(0, 4095, 24).astype(np.uint16).reshape(4, 6)
+
+
+def write_png(file: Path, values: np.ndarray, bits: int = 0) -> str:
+    info = PngImagePlugin.PngInfo()
+    if bits:
+        info.add(b'sBIT', bytes([bits]))
+    Image.fromarray(values).save(file, pnginfo=info)
+    return str(file)
+
+
+def write_tiff(file: Path, values: np.ndarray, largest: int = 0) -> str:
+    Image.fromarray(values).save(file, tiffinfo={281: largest} if largest else {})
+    return str(file)
+
+
+def test_what_files_state(tmp_path: Path) -> None:
+    assert stated_largest(write_png(tmp_path / 'a.png', RAMP, 12)) == 4095
+    assert stated_largest(write_png(tmp_path / 'b.png', RAMP)) is None
+    assert stated_largest(write_tiff(tmp_path / 'a.tif', RAMP, 4095)) == 4095
+    assert stated_largest(write_tiff(tmp_path / 'b.tif', RAMP)) is None
+
+
+def test_only_images_of_16_bits_are_deep(tmp_path: Path) -> None:
+    found = read_deep(write_png(tmp_path / 'a.png', RAMP))
+    assert found is not None
+    assert (found == RAMP).all()
+    assert read_deep(write_png(tmp_path / 'b.png', RAMP.astype(np.uint8))) is None
+    (tmp_path / 'c.png').write_bytes(b'broken')
+    assert read_deep(tmp_path / 'c.png') is None
+    assert read_deep(tmp_path / 'none.png') is None
+
+
+def test_images_that_are_dark_as_loaded_are_named_with_the_command(tmp_path: Path) -> None:
+    dark = write_png(tmp_path / 'dark.png', RAMP)
+    text = darkness_of([write_png(tmp_path / '8.png', RAMP.astype(np.uint8)), dark])
+    assert text.startswith(f'{dark}: ')
+    assert 'values reach 4,095' in text
+    assert 'at 15 of 255 at most' in text  # as OpenCV loads it, in every task
+    assert int(cv2.imread(dark, cv2.IMREAD_COLOR).max()) == 15
+    assert f'prepare_data.py depth {tmp_path} --out' in text
+    assert darkness_of([write_png(tmp_path / 'full.png', RAMP * 16)]) == ''
+    assert darkness_of([]) == ''
+
+
+@pytest.mark.parametrize('stated', [True, False])
+def test_12_bits_in_16_are_stretched_to_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: bool
+) -> None:
+    (tmp_path / 'in/deep').mkdir(parents=True)
+    dim = (RAMP // 2).astype(np.uint16)  # one scale for all images keeps it darker
+    write_png(tmp_path / 'in/a.png', RAMP, 12 * stated)
+    write_tiff(tmp_path / 'in/deep/b.tif', dim, 4095 * stated)
+    rgb = np.stack([RAMP, dim, dim], axis=2)
+    cv2.imwrite(str(tmp_path / 'in/c.png'), rgb[..., ::-1])
+    (tmp_path / 'in/d.jpg').write_bytes(b'of 8 bits')
+    command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out']
+    assert call(monkeypatch, prepare_data, *command) is None
+    for name, values in (('a.png', RAMP), ('deep/b.tif', dim), ('c.png', rgb)):
+        found = np.asarray(Image.open(tmp_path / 'out' / name))
+        assert found.dtype == np.uint8
+        assert (found == np.rint(values * (255 / 4095))).all()
+    assert (tmp_path / 'out/d.jpg').read_bytes() == b'of 8 bits'
+    assert 'nothing is overwritten' in call(monkeypatch, prepare_data, *command)
+
+
+def test_the_value_of_the_command_line_goes_before_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'in').mkdir()
+    write_png(tmp_path / 'in/a.png', RAMP, 12)
+    command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out', '--largest', '1000']
+    assert call(monkeypatch, prepare_data, *command) is None
+    expected = np.rint(np.minimum(RAMP, 1000) * (255 / 1000))
+    assert (np.asarray(Image.open(tmp_path / 'out/a.png')) == expected).all()
+
+
+def test_folders_without_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out']
+    assert 'no folder of images at' in call(monkeypatch, prepare_data, *command)
+    (tmp_path / 'in').mkdir()
+    assert 'no images in' in call(monkeypatch, prepare_data, *command)
