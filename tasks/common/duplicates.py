@@ -23,6 +23,7 @@ from PIL import Image
 
 from .dataset import file_of, seeded_parts
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured, measured_files
+from .resampling import resize_image
 from .wording import few
 
 MAX_AT_START = 5_000  # files that are compared before training; the doctor compares more
@@ -268,8 +269,7 @@ def _thumbnail(file: str, side: int, mode: str) -> np.ndarray:
     """The image as [side, side(, 3)] uint8, each pixel the mean of its part."""
     with Image.open(file) as image:
         image.draft(mode, (4 * side, 4 * side))  # a JPEG is decoded at an eighth of its size
-        small = image.convert(mode).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small)
+        return resize_image(np.asarray(image.convert(mode)), (side, side))
 
 
 def _look_alikes(paths: Sequence[str]) -> _Labels:
