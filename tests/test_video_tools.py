@@ -24,7 +24,7 @@ CONFIG = ROOT / 'configs/video/cls_navit-ti_10e_fight.py'
 def clips(tmp_path_factory):
     """Bright clips and dark ones, of several sizes and lengths; one of each split is broken."""
     folder = tmp_path_factory.mktemp('clips')
-    rows = 'fold,label,file\n'
+    rows = 'fold,label,file,scene\n'
     for split, count in (('train', 6), ('val', 4)):
         for number in range(count):
             label = ('dark', 'bright')[number % 2]
@@ -33,9 +33,9 @@ def clips(tmp_path_factory):
             size = (32 + 16 * (number % 3), 64)
             frame = np.full((*size, 3), level, np.uint8)
             write_video(folder / name, content=[frame] * (3 + 2 * number))
-            rows += f'{int(split == "train")},{label},{name}\n'
+            rows += f'{int(split == "train")},{label},{name},{name}\n'
         (folder / f'{split}_broken.mp4').write_bytes(b'nothing')
-        rows += f'{int(split == "train")},dark,{split}_broken.mp4\n'
+        rows += f'{int(split == "train")},dark,{split}_broken.mp4,{split}_broken\n'
     (folder / 'manifest.csv').write_text(rows)
     return folder
 
