@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from coco_files import SIZES, write_coco
+from coco_files import SIZES, write_coco, write_lvis
 from mmengine.registry import METRICS, init_default_scope
 from pycocotools import mask as coco_mask
 
 from navit_backbone.tasks.detection import metric as metric_module
+from navit_backbone.tasks.detection.average_precision import Truth
 
 CLASSES = ('a', 'b', 'c')
 
@@ -182,6 +183,33 @@ def test_boxes_that_nothing_can_match_do_not_count(tmp_path, monkeypatch):
         'id 98',
         f'{path}: 1 of 10 boxes are left out of the evaluation, outside the image: id 99',
     ]
+
+
+def test_all_evaluations_leave_out_the_same_boxes(tmp_path):
+    """COCO's, LVIS's and our own AP of the truth are 1, whatever nothing can match."""
+    path = write_lvis(tmp_path, 'val.json', classes=CLASSES)
+    sound = json.loads(path.read_text())
+
+    def edit(content):
+        for item in content['images']:
+            item['file_name'] = 'x.jpg'
+        for number, change in enumerate(
+            (dict(bbox=[5000, 5, 9, 9]), dict(bbox=[5, 5, 9, 0]), dict(image_id=77))
+        ):
+            content['annotations'].append(dict(sound['annotations'][0], id=90 + number, **change))
+
+    changed(path, edit)
+    for kind in ('NaViTCocoMetric', 'NaViTLVISMetric'):
+        found = figures(build(path, kind, metric=['bbox', 'segm']), sound, masks=True)
+        assert {value for value in found.values() if value >= 0} == {1}
+    (ap,) = Truth(path, CLASSES).match([dict(box, score=0.5) for box in sound['annotations']])
+    np.testing.assert_allclose(ap(np.ones((1, len(SIZES)), dtype=int)), 1, rtol=0, atol=1e-12)
+
+
+def test_our_own_ap_counts_as_many_detections_as_the_metric(tmp_path):
+    path, content = dense(tmp_path)
+    (ap,) = Truth(path, CLASSES).match([dict(b, score=0.5) for b in content['annotations']])
+    assert ap(np.ones((1, 1), dtype=int)).min() == pytest.approx(1, abs=1e-12)
 
 
 def test_a_degenerate_polygon_before_a_sound_one_is_no_box(tmp_path):

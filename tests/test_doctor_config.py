@@ -86,6 +86,48 @@ def test_what_fits_is_healthy(healthy, detector):
     assert problems(detector(DINO)) == []
 
 
+def change_annotations(cfg, split, edit):
+    """Change the annotations of a split."""
+    data = cfg[f'{split}_dataloader'].dataset
+    path = Path(data.data_root, data.ann_file)
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_an_evaluation_of_crowds_alone_is_wrong(healthy):
+    change_annotations(
+        healthy, 'val', lambda c: [item.update(iscrowd=1) for item in c['annotations']]
+    )
+    found = the_problem(healthy)
+    assert found.name == 'val_evaluator'
+    assert 'no box of a, b, c to compare with. Of 8 boxes 8 a crowd' in found.problem
+
+
+def test_run_lengths_that_do_not_add_up_are_wrong(healthy):
+    healthy.val_evaluator.metric = ['bbox', 'segm']
+    mask = dict(size=[61, 113], counts=[10, 20, 30])
+    change_annotations(healthy, 'val', lambda c: c['annotations'][0].update(segmentation=mask))
+    found = the_problem(healthy)
+    assert found.name == 'val_evaluator'
+    assert 'they have 60 pixels, its image 61 x 113 = 6,893; 1 of 8 is' in found.problem
+
+
+def test_more_objects_than_the_model_keeps_are_noted(healthy):
+    healthy.model.test_cfg.max_per_img = 1
+    notes = [f for f in examine_config(healthy) if f.note and f.name == 'val_evaluator']
+    assert len(notes) == 1
+    assert 'an image holds 2 objects, but model.test_cfg.max_per_img=1 lets' in notes[0].note
+
+
+def test_images_of_training_in_the_evaluation_are_wrong(healthy):
+    train = healthy.train_dataloader.dataset
+    healthy.val_dataloader.dataset.data_prefix = train.data_prefix
+    found = the_problem(healthy)
+    assert found.name == 'val_dataloader: duplicates'
+    assert found.problem.startswith('4 of 4 samples of val are in training too')
+
+
 def test_every_stride_is_said(detector):
     cfg = detector(MASK_RCNN)
     lines = [str(finding) for finding in examine_model(cfg, {})]

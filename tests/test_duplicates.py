@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from coco_files import write_coco
+from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from PIL import Image, ImageFilter
 
+import navit_backbone.tasks.detection  # noqa: F401  registers
 from navit_backbone.tasks.common import duplicates
 from navit_backbone.tasks.common.duplicates import (
     Group,
@@ -191,3 +195,61 @@ def test_more_files_than_are_compared_go_by_their_paths(scenes, tmp_path):
     assert both.text.startswith('1 of 2 samples of val are in training too')
     (both,) = duplicate_remarks(splits, max_compared=8)
     assert both.text.startswith('2 of 2 samples of val are in training too')
+
+
+# --------------------------------------------------------------------------------------------------
+# The hook
+
+
+def runner_of(train, val=None):
+    """What the hook takes of a runner, and the lines that it logs."""
+    lines = []
+    logger = SimpleNamespace(
+        warning=lambda text: lines.append(('warning', text)),
+        info=lambda text: lines.append(('info', text)),
+    )
+    loaders = [data and SimpleNamespace(dataset=data) for data in (train, val)]
+    runner = SimpleNamespace(
+        train_dataloader=loaders[0], val_dataloader=loaders[1], val_loop=val, logger=logger
+    )
+    return runner, lines
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two data sets in COCO's format, of different images, and wrapped."""
+    init_default_scope('mmdet')
+    built = []
+    for seed, split in enumerate(('train', 'val')):
+        write_coco(tmp_path, f'{split}.json', split, seed=seed)
+        part = dict(type='NaViTCocoDataset', data_root=str(tmp_path), ann_file=f'{split}.json')
+        part |= dict(data_prefix=dict(img=split), pipeline=[])
+        built.append(DATASETS.build(dict(type='RepeatDataset', times=2, dataset=part)))
+    return built
+
+
+def test_different_splits_are_silent(data):
+    runner, lines = runner_of(*data)
+    HOOKS.build(dict(type='DuplicateCheckHook')).before_train(runner)
+    assert lines == []
+
+
+def test_a_leak_is_logged_before_training(data):
+    train, _ = data
+    runner, lines = runner_of(train, train)
+    HOOKS.build(dict(type='DuplicateCheckHook')).before_train(runner)
+    ((level, text),) = lines
+    assert level == 'warning'
+    assert text.startswith('4 of 4 samples of val are in training too')
+    runner, lines = runner_of(train)
+    HOOKS.build(dict(type='DuplicateCheckHook')).before_train(runner)
+    assert lines == []
+
+
+def test_large_sets_are_left_to_the_doctor(data):
+    train, _ = data
+    runner, lines = runner_of(train, train)
+    HOOKS.build(dict(type='DuplicateCheckHook', max_compared=7)).before_train(runner)
+    ((level, text),) = lines
+    assert level == 'info'
+    assert text.startswith('8 files: duplicates of training and validation are not looked for')
