@@ -162,6 +162,40 @@ def test_a_recording_begins_at_its_first_key_frame(write, tmp_path):
     assert numbers(reader.read([3, 27])) == [15, 39]
 
 
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.ts'])
+def test_a_recording_without_a_whole_first_frame_begins_where_it_is_repaired(
+    write, tmp_path, suffix
+):
+    """A camera that refreshes the picture column by column, recorded from the middle on."""
+    source = write(f'refresh source{suffix}', frames=80, **CODECS['h264 refresh'])
+    file = str(copy_from(source, tmp_path / f'late{suffix}', 1.2))
+    with av.open(file) as container:
+        decoded = numbers(f.to_ndarray(format='rgb24') for f in container.decode(video=0))
+    reader = open_video(file)
+    assert numbers(reader.frames()) == decoded
+    assert 30 <= decoded[0] < 60
+    assert decoded[-1] == 79
+    assert numbers(reader.read([10, 2])) == [decoded[10], decoded[2]]
+
+
+def test_a_key_frame_that_builds_on_others_is_not_read_from(write):
+    """With a group of one frame this encoder marks frames as keys that are differences."""
+    options = {'g': '1', 'bf': '0', 'x264-params': 'intra-refresh=1'}
+    reader = open_video(write('keys.mp4', codec_options=options))
+    assert numbers(reader.read([31, 5, 6])) == [31, 5, 6]
+
+
+def test_a_sample_without_bytes_is_no_sign_of_a_file_cut_off(write):
+    options = {'g': '1', 'bf': '2'}
+    times = [0, 8, 108, 112, 212, 232, 240]
+    file = write('empty.mp4', frames=7, codec='mpeg4', codec_options=options, times=times)
+    with av.open(file) as container:
+        stream = container.streams.video[0]
+        stated, packets = stream.frames, sum(bool(p.size) for p in container.demux(stream))
+    assert stated > packets
+    assert open_video(file).num_frames == packets
+
+
 def test_a_clock_that_begins_again_and_a_size_that_changes(write, tmp_path):
     first, other = write('whole.ts'), write('small.ts', size=(64, 96), frames=20)
     contents = [Path(file).read_bytes() for file in (first, other)]

@@ -14,8 +14,11 @@ ASSUMED_FPS = 25.0  # of a folder of frames, or a video without a clock
 # Formats that store presentation times. Others store decoding times, which are the same only for a
 # codec that decodes in the order of presentation (without B-frames).
 _STORE_PRESENTATION_TIMES = ('mov', 'matroska', 'mpegts', 'flv', 'ogg', 'nut', 'mpeg')
+# Formats in which frames keep their times after a seek; in .wmv and .mpg they can shift by some.
+_SEEKABLE = ('mov', 'matroska', 'mpegts', 'flv', 'ogg', 'avi')
 _PIXEL_ASPECTS = (Fraction(1, 10), Fraction(10))  # beyond: a faulty header
 _VP8_SHOWN = 0x10  # a bit of the first byte of a packet
+_H264_IDR = 5  # the type of a unit
 
 
 class UnreadableVideoError(ValueError):
@@ -27,11 +30,18 @@ class FrameTable(NamedTuple):
 
     stamps: list[int] | None  # presentation times in units of `time_base`; None: not stated
     decode_stamps: list[int]  # of the packets, in file order
-    keys: np.ndarray  # numbers of the frames at which decoding can begin, ascending
+    stores_presentation_times: bool  # the format does, or the codec decodes in that order
+    key_stamps: set[int]  # presentation times of the packets at which decoding can begin
     time_base: float  # seconds; 0 if not stated
     stated_fps: float
     pixel_aspect: Fraction  # width over height of a pixel
     size: tuple[int, int]  # (height, width) of the stored frames
+
+    def with_decoded(self, stamps: list[int | None]) -> FrameTable:
+        """Return the table with the stamps of all decoded frames, where these are their times."""
+        known = [stamp for stamp in stamps if stamp is not None]
+        is_clock = self.stores_presentation_times and self.time_base and len(known) == len(stamps)
+        return self._replace(stamps=known if is_clock and _rise(known) and known else None)
 
     def clock(self, num_frames: int) -> tuple[np.ndarray, float]:
         """Return (seconds of each frame after the first, frames per second).
@@ -70,28 +80,33 @@ def read_frame_table(container: Any) -> FrameTable:
     context = stream.codec_context
     is_hidden = _is_hidden_vp8 if context.name == 'vp8' else _is_discarded
     # The last packet only ends the stream. An empty one repeats a frame in .avi.
-    packets = [
-        (packet.pts, packet.dts, packet.is_keyframe, bool(packet.size) and not is_hidden(packet))
-        for packet in container.demux(stream)
-        if packet.size or packet.dts is not None
-    ]
-    if stream.frames > len(packets):
+    packets, begins_clean = [], None
+    for packet in container.demux(stream):
+        if packet.size or packet.dts is not None:
+            shown = bool(packet.size) and not is_hidden(packet)
+            packets.append((packet.pts, packet.dts, packet.is_keyframe, shown))
+        if begins_clean is None and packet.is_keyframe and packet.size:
+            begins_clean = context.name != 'h264' or _has_idr(bytes(packet), context.extradata)
+    # the index leaves out samples of no bytes, which the header counts
+    stated = min(stream.frames, len(getattr(stream, 'index_entries', range(stream.frames))))
+    if stated > len(packets):
         raise UnreadableVideoError(
-            f'cut off, it has {len(packets)} of the {stream.frames} frames that its header states: '
+            f'cut off, it has {len(packets)} of the {stated} frames that its header states: '
             'copy or export it again'
         )
     decode_stamps = [dts for _, dts, _, shown in packets if shown and dts is not None]
     name = container.format.name.split(',')[0]
-    is_stated = name in _STORE_PRESENTATION_TIMES or not context.has_b_frames
+    stores_times = name in _STORE_PRESENTATION_TIMES or not context.has_b_frames
+    stores_times = stores_times and decode_stamps == sorted(decode_stamps)
     stamps = None
-    if is_stated and stream.time_base and decode_stamps == sorted(decode_stamps):
+    if stores_times and stream.time_base and begins_clean:
         stamps = _presentation_stamps(packets)
-    numbers = {stamp: number for number, stamp in enumerate(stamps or ())}
-    keys = {pts for pts, _, is_key, shown in packets if is_key and shown} & set(numbers)
+    is_seekable = name in _SEEKABLE
     return FrameTable(
         stamps=stamps,
         decode_stamps=decode_stamps,
-        keys=np.array(sorted(numbers[key] for key in keys), dtype=np.int64),
+        stores_presentation_times=stores_times,
+        key_stamps={pts for pts, _, is_key, shown in packets if is_key and shown and is_seekable},
         time_base=float(stream.time_base or 0),
         stated_fps=float(stream.average_rate or stream.guessed_rate or ASSUMED_FPS),
         pixel_aspect=_pixel_aspect(stream.sample_aspect_ratio),
@@ -126,6 +141,22 @@ def _is_discarded(packet: av.Packet) -> bool:
 def _is_hidden_vp8(packet: av.Packet) -> bool:
     """Return if a VP8 frame is only a reference for others (an alternate reference frame)."""
     return bool(packet.is_discard) or not memoryview(packet)[0] & _VP8_SHOWN
+
+
+def _has_idr(content: bytes, extradata: bytes | None) -> bool:
+    """Return if an H.264 packet holds an IDR picture, from which decoding shows every frame.
+
+    From other key frames a decoder shows the frames after as many as repair the picture.
+    """
+    if content.startswith((b'\0\0\1', b'\0\0\0\1')):
+        heads = [part[0] for part in content.split(b'\0\0\1')[1:] if part]
+    else:  # each unit after its length
+        width = (extradata[4] & 3) + 1 if extradata and len(extradata) > 4 else 4
+        heads, place = [], 0
+        while place + width < len(content):
+            heads.append(content[place + width])
+            place += width + int.from_bytes(content[place : place + width], 'big')
+    return any(head & 31 == _H264_IDR for head in heads)
 
 
 def _pixel_aspect(stated: Fraction | None) -> Fraction:

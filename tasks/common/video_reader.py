@@ -17,6 +17,7 @@ import av
 import av.error
 import cv2
 import numpy as np
+from av.video.frame import PictureType
 
 from .folders import visible
 from .frame_table import (
@@ -65,8 +66,8 @@ class PyAVReader:
     Opening reads all packets and decodes none, since they state when each frame is shown. After a
     seek, frames are accepted only if the first is a key frame of the table and the others follow
     without a gap; otherwise the file is decoded from its start. Where packets do not state the
-    times (no clock, or B-frames in .avi and .wmv), opening decodes the file once to count its
-    frames, and reading begins at its start.
+    times (no clock, or B-frames in .avi and .wmv), or the first frame is not whole, opening decodes
+    the file once to count its frames.
 
     Raises UnreadableVideoError if the file is broken or cut off.
     """
@@ -79,10 +80,15 @@ class PyAVReader:
         except _FAULTS as error:
             raise self._unreadable(error) from error
         stamps = self._table.stamps
-        self._numbers = {stamp: number for number, stamp in enumerate(stamps or ())}
-        self.num_frames = len(self._numbers) or sum(1 for _ in self._decode())
+        if stamps is None:
+            decoded = [frame.pts for frame in self._decode()]
+            self._table = self._table.with_decoded(decoded)
+        self.num_frames = len(decoded if stamps is None else stamps)
         if not self.num_frames:
             raise UnreadableVideoError(f'{file}: no frames in it')
+        self._numbers = {stamp: i for i, stamp in enumerate(self._table.stamps or ())}
+        keys = [self._numbers[s] for s in self._table.key_stamps if s in self._numbers]
+        self._keys = np.array(sorted(keys), dtype=np.int64)
         self.times, self.fps = self._table.clock(self.num_frames)
 
     @cached_property
@@ -175,7 +181,7 @@ class PyAVReader:
 
         Stops at a frame out of sequence, and where a seek is nearer to the next frame.
         """
-        stamps, keys = self._table.stamps, self._table.keys
+        stamps, keys = self._table.stamps, self._keys
         assert stamps is not None, 'frames are looked up by their stamps'
         start, frames = 0, self._decode()  # a seek to the start may land behind it
         if place:
@@ -188,7 +194,8 @@ class PyAVReader:
             if landed < 0:
                 if frame.pts is not None and frame.pts > stamps[rest[-1]]:
                     return
-                if number < 0 or (place and not (frame.key_frame and number in keys)):
+                is_key = frame.key_frame and frame.pict_type == PictureType.I and number in keys
+                if number < 0 or (place and not is_key):
                     continue
                 landed = expected = number
             if number != expected or frame.is_corrupt:
@@ -203,7 +210,7 @@ class PyAVReader:
 
     def _key_before(self, number: int) -> int:
         """Return the place among the key frames of the last one up to frame `number`, or -1."""
-        return int(np.searchsorted(self._table.keys, number, side='right')) - 1
+        return int(np.searchsorted(self._keys, number, side='right')) - 1
 
     def _shown(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a frame [h, w, 3] RGB with square pixels, upright, of the size of the first."""
