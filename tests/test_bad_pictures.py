@@ -180,7 +180,7 @@ def test_picture_that_the_model_cannot_take_stops_no_other(tmp_path, monkeypatch
     content = json.loads((out / 'predictions.json').read_text())
     skipped = {Path(item['file_name']).name: item['reason'] for item in content['skipped']}
     assert skipped.keys() == {'panorama.png', 'tower.png'}
-    assert 'does not fit the model (a picture of 1 x 196 patches' in skipped['panorama.png']
+    assert 'does not fit the model (an image of 1 x 196 patches' in skipped['panorama.png']
 
 
 # --------------------------------------------------------------------------------------------------
