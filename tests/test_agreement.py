@@ -153,8 +153,21 @@ def test_sizes_that_annotations_lack_are_those_of_the_data_set(tmp_path):
 @pytest.mark.parametrize(
     ('write', 'kind'), [(write_coco, 'NaViTCocoDataset'), (write_lvis, 'NaViTLVISDataset')]
 )
-def test_an_evaluation_without_a_box_to_compare_with_is_refused(tmp_path, write, kind):
-    path = write(tmp_path, VAL, annotations=[])
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        (None, 'has no annotations: there is no box to compare with'),
+        (dict(image_id='0007'), 'Of 8 boxes 8 of an image_id that is not listed .*"0007"'),
+        (dict(bbox=[9, 9, -5, 5]), 'Of 8 boxes 8 0 pixels wide or high, .* width and height posit'),
+    ],
+)
+def test_an_evaluation_without_a_box_to_compare_with_is_refused(
+    tmp_path, write, kind, changes, words
+):
+    path = write(tmp_path, VAL)
+    content = json.loads(path.read_text())
+    content['annotations'] = [item | changes for item in content['annotations'] if changes]
+    path.write_text(json.dumps(content))
     init_default_scope('mmdet')
     data = DATASETS.build(
         dict(
@@ -166,7 +179,7 @@ def test_an_evaluation_without_a_box_to_compare_with_is_refused(tmp_path, write,
             test_mode=True,
         )
     )
-    with pytest.raises(ValueError, match=r'instances_val.json has no annotations: .* compare with'):
+    with pytest.raises(ValueError, match=f'instances_val.json.*{words}'):
         check_evaluator(evaluator(path, kind.replace('Dataset', 'Metric')), data)
 
 

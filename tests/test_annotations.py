@@ -198,7 +198,14 @@ def test_a_mask_against_the_format_is_named_where_masks_are_asked_for(tmp_path, 
         found.without_mask()
 
 
-@pytest.mark.parametrize('segmentation', [None, [], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]]])
+@pytest.mark.parametrize(
+    'segmentation',
+    [
+        *(None, [], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]]),
+        dict(size=[61, 113], counts=[61 * 113]),  # without a pixel
+        dict(size=[61, 113], counts=']g6'),
+    ],
+)
 def test_annotations_without_a_mask_are_found(tmp_path, segmentation):
     path = write(tmp_path, 'annotations', segmentation=segmentation)
     assert [item['id'] for item in read_annotations(str(path)).without_mask()] == [2]
@@ -206,7 +213,7 @@ def test_annotations_without_a_mask_are_found(tmp_path, segmentation):
 
 @pytest.mark.parametrize(
     'segmentation',
-    [[[1, 2, 3, 4]] * 2 + [[0, 0, 9, 0, 9, 9]], dict(size=[61, 113], counts=[61 * 113])],
+    [[[1, 2, 3, 4]] * 2 + [[0, 0, 9, 0, 9, 9]], dict(size=[61, 113], counts=[61 * 113 - 1, 1])],
 )
 def test_masks_of_all_forms_are_masks(tmp_path, segmentation):
     path = write(tmp_path, 'annotations', segmentation=segmentation)
@@ -445,6 +452,21 @@ def test_small_boxes_in_whole_pixels_are_no_shares(tmp_path):
     assert edited(tmp_path, of_all(bbox=[1, 0, 1, 1])).unusable() == {}
 
 
+def test_polygons_that_are_shares_of_the_image_are_refused(tmp_path):
+    shares = [[0.1, 0.1, 0.5, 0.1, 0.5, 0.75]]
+    found = edited(tmp_path, of_all(segmentation=shares))
+    with pytest.raises(ValueError, match=r'all 8 polygons lie within 0 and 1.5, the first: 0.1, '):
+        found.without_mask()
+
+    def edit(content):
+        of_all(segmentation=shares)(content)
+        content['annotations'][3]['segmentation'] = [[0.1, 0.1, 20, 0.1, 20, 20]]
+
+    assert edited(tmp_path, edit).without_mask() == []  # small ones beside others
+    tiny = edited(tmp_path, of_all(segmentation=[[0, 0, 1, 0, 1, 1]], bbox=[0, 0, 1, 1]))
+    assert tiny.without_mask() == []
+
+
 def corners(content):
     """The second box of each image as corners, of which width and height would leave the image."""
     for item in content['annotations']:
@@ -459,6 +481,7 @@ def test_corners_in_place_of_sizes_are_remarked_on(tmp_path):
     remark = edited(tmp_path, corners).corners_remark()
     assert remark.startswith('4 of 8 boxes reach beyond the right or lower border, and all would')
     assert '[x1, y1, x2 - x1, y2 - y1]' in remark
+    assert edited(tmp_path, corners).matchable().remarks[-1] == remark  # in evaluations too
 
 
 def test_boxes_beyond_the_border_that_are_no_corners_are_remarked_on(tmp_path):
@@ -575,3 +598,12 @@ def test_the_area_of_polygons_is_that_of_pycocotools_but_for_the_border(seed):
     (code,) = coco_mask.frPyObjects([polygon.ravel().tolist()], 200, 200)
     border = np.linalg.norm(polygon - np.roll(polygon, 1, 0), axis=1).sum()
     assert abs(mask_area([polygon.ravel().tolist()]) - coco_mask.area(code)) < border
+
+
+@pytest.mark.parametrize('sides', [dict(height=0, width=0), dict(height=None), dict(width=-1)])
+def test_sizes_that_are_none_have_a_fix(tmp_path, sides):
+    def edit(content):
+        content['images'][1].update(sides)
+
+    with pytest.raises(ValueError, match='Fix: remove both height and width, which are then read'):
+        edited(tmp_path, edit)

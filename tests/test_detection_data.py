@@ -210,7 +210,7 @@ def test_a_file_without_any_mask_is_refused_where_masks_are_loaded(tmp_path):
 
     change(write_coco(tmp_path, ANNOTATIONS, 'images'), edit)
     build(tmp_path)
-    with pytest.raises(ValueError, match='no annotation has a segmentation, but the pipeline load'):
+    with pytest.raises(ValueError, match='no annotation has a segmentation with a pixel'):
         build(tmp_path, pipeline=PIPELINE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_files_of_the_suffixes_are_found_and_all_others_are_counted(tmp_path: Pa
 def test_nothing_is_said_where_nothing_is_left_out(tmp_path: Path) -> None:
     make(tmp_path, 'a.jpg')
     assert search(tmp_path, ('.jpg',)).left_out == ''
+
+
+def test_named_pipes_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    (tmp_path / 'gone.jpg').symlink_to('nowhere')
+    (tmp_path / 'a.jpg').touch()
+    found = search(tmp_path, ['.jpg'])
+    assert [file.name for file in found.files] == ['a.jpg', 'gone.jpg']
+    assert found.num_system == 1
 
 
 def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:

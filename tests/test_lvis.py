@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 import navit_backbone.tasks.detection  # noqa: F401  registers
 from navit_backbone.tasks.detection.federated_ap import RIGHT, match
+from navit_backbone.tasks.detection.lvis import read_lvis
 
 VAL = 'annotations/lvis_v1_val.json'
 FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
@@ -339,6 +340,17 @@ def test_a_field_that_lvis_needs_is_named(tmp_path, field):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"each needs the field '{field}'"):
         lvis_metric(path, ['a'])
+
+
+def test_ids_in_lists_of_classes_may_be_text(tmp_path):
+    path = write_lvis(tmp_path, 'lvis_v1_val.json')
+    content = json.loads(path.read_text())
+    lists = [item['neg_category_ids'] for item in content['images']]
+    assert any(lists)
+    for item in content['images']:
+        item['neg_category_ids'] = [str(number) for number in item['neg_category_ids']]
+    path.write_text(json.dumps(content))
+    assert [item['neg_category_ids'] for item in read_lvis(str(path)).images] == lists
 
 
 def test_another_file_than_that_of_the_data_is_refused(tmp_path):

@@ -24,7 +24,9 @@ from navit_backbone.tools import browse, convert_weights, predict, test, train
 from navit_backbone.tools.command_line import (
     OptionText,
     add_config_arguments,
+    apply_options,
     check_options,
+    override,
     read_config,
     typed_options,
 )
@@ -292,6 +294,8 @@ def test_options_that_are_no_assignments_are_refused(monkeypatch, capsys):
         # anything else is read as Python would
         (1, '1e-4', 1e-4),
         ((1, 2), '(0.9, 0.999)', (0.9, 0.999)),
+        (16, '[2, 16, 16]', [2, 16, 16]),
+        (True, 'false', False),
         (None, '3', 3),
         (dict(b=1), 'None', None),
         (None, '[(1, 2), [a b]]', [(1, 2), ['a b']]),
@@ -309,6 +313,29 @@ def test_paths_and_class_names_are_texts_where_the_config_holds_none():
     assert typed_options(Config(dict(n=None)), typed) == dict(
         work_dir='2024', classes=['2024'], n=2024
     )
+
+
+def test_classes_may_be_the_path_of_a_list(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    typed = typed_options(Config({}), {'classes': OptionText('~/my classes.txt')})
+    assert typed == {'classes': '/home/me/my classes.txt'}
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='NaViTCocoDataset'))))
+    override(cfg, typed)
+    assert cfg.train_dataloader.dataset.metainfo.classes == '/home/me/my classes.txt'
+
+
+@pytest.mark.parametrize(
+    ('held', 'typed', 'words'),
+    [
+        (20, '1,000', r'a=1,000: the config has 20, and .* Fix: for a list write a=\[1,000\]'),
+        (1e-4, '0,0005', 'a=0,0005: the config has 0.0001, and numbers are written without commas'),
+        (True, 'no', 'a=no: the config has True, and takes True or False'),
+        (dict(img='x'), "{'img': 'y'}", 'a dict cannot be given. Fix: .* as a.img=...'),
+    ],
+)
+def test_values_of_another_kind_are_refused(held, typed, words):
+    with pytest.raises(ValueError, match=f'--cfg-options .*{words}'):
+        apply_options(Config(dict(a=held, type='any')), {'a': OptionText(typed)})
 
 
 def test_the_home_folder_is_found_in_options_config_and_arguments(tmp_path, monkeypatch):

@@ -138,7 +138,10 @@ def _assignment(text: str) -> str:
 
 
 # Options that are paths, and texts even where the config holds None or nothing.
-_PATHS = ('data_root', 'work_dir', 'load_from', 'checkpoint', 'ann_file', 'output_dir', 'save_dir')
+_PATHS = (
+    'data_root', 'work_dir', 'load_from', 'checkpoint', 'ann_file', 'output_dir', 'save_dir',
+    'out_dir', 'outfile_prefix',
+)  # fmt: skip
 
 
 def typed_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +150,8 @@ def typed_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     - Where the config holds a text, and for paths, the value is that text: commas, digits,
       brackets and spaces stay. `None` is None, and a list needs brackets: metric=[bbox,segm].
     - Where it holds a list of texts, and for `classes`, the value is split at commas and each part
-      stays a text; quotes keep a comma.
+      stays a text; quotes keep a comma. `classes` may be the path of a .txt file instead.
+    - Where it holds a number, a comma needs brackets: 1,000 and 0,5 are refused.
     - Anything else is read as Python would: numbers, None, True, lists.
 
     Values that are not `OptionText` stay as they are.
@@ -163,12 +167,19 @@ def _typed(option: str, text: str, held: Any) -> Any:
     bracketed = text[:1] + text[-1:] in ('[]', '()')
     if text == 'None':
         return None
+    if key == 'classes' and text.endswith('.txt') and ',' not in text:
+        return os.path.expanduser(text)
     if key == 'classes' or _is_texts(held):
         return _split_texts(text[1:-1] if bracketed else text)
     if isinstance(held, str) or (key in _PATHS and not isinstance(held, (dict, list, tuple))):
         if bracketed and key not in _PATHS:
             return _split_texts(text[1:-1])
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] in ('"', "'") else text
+    if isinstance(held, (int, float)) and ',' in text and not bracketed:
+        raise ValueError(
+            f'--cfg-options {option}={text}: the config has {held}, and numbers are written '
+            f'without commas, as 1000 or 0.5. Fix: for a list write {option}=[{text}]'
+        )
     # mmengine takes all spaces out, of names too: one between two words is kept, beside brackets
     # and commas it is none
     kept = re.sub(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda gap: gap[0].replace(' ', '\0'), text)
@@ -302,7 +313,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         elif isinstance(node, (list, tuple)):
             _step(node, last, option, parents)
         if isinstance(node, dict):
-            _check_number(option, node.get(last), value)
+            _check_value(option, node.get(last), value)
 
 
 def _copied_to(cfg: Config, option: str) -> str:
@@ -329,8 +340,17 @@ def _places(node: Any, before: str = '') -> Iterator[str]:
         yield from _places(value, f'{before}{key}.')
 
 
-def _check_number(option: str, old: Any, new: Any) -> None:
-    """Refuse a word, or a part of one, where the config has a number."""
+def _check_value(option: str, old: Any, new: Any) -> None:
+    """Refuse a word where the config has a number, a switch or a dict."""
+    if isinstance(old, bool) and isinstance(new, str):
+        raise ValueError(
+            f'--cfg-options {option}={new}: the config has {old}, and takes True or False'
+        )
+    if isinstance(old, dict) and isinstance(new, str) and new.startswith(('{', 'dict(')):
+        raise ValueError(
+            f'--cfg-options {option}={new}: a dict cannot be given. Fix: set each of its values, '
+            f'as {option}.{next(iter(old), "KEY")}=...'
+        )
     if isinstance(old, bool) or not isinstance(old, (int, float)):
         return
     whole = option.split('.')[-1] in _WHOLE

@@ -20,9 +20,9 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     """Merge `--cfg-options` into `cfg`; four of them reach every place where they matter.
 
     `data_root`: whatever stands under the config's `data_root` moves to the new one. `classes`: the
-    class names to use, where not all that the annotation file has. `reduce_zero_label`, of label
-    maps whose 0 is unlabelled. `patch_size`, where a config states it once: of the backbone, and of
-    all that plans and cuts clips for it.
+    class names to use, where not all that the annotation file has, or a .txt file of them.
+    `reduce_zero_label`, of label maps whose 0 is unlabelled. `patch_size`, where a config states it
+    once: of the backbone, and of all that plans and cuts clips for it.
     """
     if 'patch_size' in options and 'patch_size' not in cfg:
         raise ValueError(
@@ -34,7 +34,10 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     cfg.merge_from_dict(dict(options))
     if 'classes' in options:
         names = options['classes']
-        names = [names] if isinstance(names, str) else list(names)
+        if not isinstance(names, str):
+            names = list(names)
+        elif not names.endswith('.txt'):  # else a file that lists them
+            names = [names]
         for dataset in _datasets(cfg, ('train', 'val', 'test')).values():
             dataset['metainfo'] = {**dataset.get('metainfo', {}), 'classes': names}
     if 'patch_size' in options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -96,13 +97,23 @@ def find_folders(folder: str | Path) -> list[Path]:
     return sorted(found)
 
 
+def _mode(item: Path) -> int:
+    """Return the kind of a file; a broken link counts as a file, which fails when it is read."""
+    try:
+        return item.stat().st_mode
+    except OSError:
+        return stat.S_IFREG
+
+
 def _walk(
     folder: Path, around: tuple[str, ...], found: Search, folders: list[Path] | None = None
 ) -> Iterator[Path]:
     """Yield the files below a folder; `around` are the real paths of it and of all that hold it."""
     for item in folder.iterdir():
-        is_folder = item.is_dir()
-        if _is_left_out(item):
+        mode = _mode(item)
+        is_folder = stat.S_ISDIR(mode)
+        # whoever opens a named pipe waits for ever
+        if _is_left_out(item) or not (is_folder or stat.S_ISREG(mode)):
             found.num_system += sum(len(f) for _, _, f in os.walk(item)) if is_folder else 1
         elif not is_folder:
             yield item

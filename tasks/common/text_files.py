@@ -140,7 +140,7 @@ def read_json(path: str | Path, backend_args: dict[str, Any] | None = None) -> A
     """
     try:
         return json.loads(read_text(path, backend_args))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f'{path} is not JSON ({error})') from error
 
 

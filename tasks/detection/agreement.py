@@ -78,7 +78,7 @@ def check_evaluator(evaluator: Evaluator, dataset: Any) -> None:
                 f'image {strange[0]["img_id"]!r} of {named(dataset)}: both need the same ann_file'
             )
         if not getattr(metric, 'format_only', False):
-            metric.found.require_objects(dataset.metainfo['classes'], training=False)
+            metric.stated.require_objects(dataset.metainfo['classes'], training=False)
 
 
 def limit_remarks(model: Mapping[str, Any], metrics: Sequence[Any]) -> Iterator[str]:

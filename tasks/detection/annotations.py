@@ -36,9 +36,11 @@ Entry = dict[str, Any]
 IMAGE_FIELDS = ('id', 'file_name')
 CATEGORY_FIELDS = ('id', 'name')
 _ANNOTATION_FIELDS = ('id', 'image_id', 'category_id', 'bbox')
+_CATEGORY_LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
 _SIDES = ('height', 'width')
 COUNTED = 100  # detections of a class in an image, the best ones, of which COCO's AP is
 _LARGEST = sys.float_info.max  # JSON has whole numbers beyond it; infinity and NaN are not below
+_SIZES_FIX = 'remove both height and width, which are then read from the image files'
 _FEW_CORNERS = 0.1  # share of the boxes that reach beyond their image
 
 
@@ -116,10 +118,13 @@ class Annotations:
         ]
         numbers = _numbers(left_out)
         kept = [item for item in self.annotations if id(item) not in numbers]
-        return replace(self, annotations=kept, remarks=(*self.remarks, *remarks))
+        found = replace(self, annotations=kept)
+        if corners := found.corners_remark():
+            remarks.append(corners)
+        return replace(found, remarks=(*self.remarks, *remarks))
 
     def without_mask(self) -> list[Entry]:
-        """Return those that have no mask, absent or of no area; raise where one breaks the format.
+        """Return those that have no mask, absent or without a pixel; raise on a broken one.
 
         Polygons of less than three corners are taken out where an annotation has others. Only
         called where masks are used: a file for boxes may have anything there.
@@ -136,9 +141,12 @@ class Annotations:
             next(filter(None, faults), ''),
             'export these masks again, or remove the annotations',
         )
+        _refuse_mask_shares(annotations, given)
         without = []
         for item, value in zip(self.annotations, given, strict=True):
             if isinstance(value, dict):
+                if not mask_area(value):
+                    without.append(item)
                 continue
             parts = sound_parts(value)
             if not parts:
@@ -290,6 +298,8 @@ def read_annotations(
     _check_boxes(annotations)
     _refer(annotations, 'image_id', images, remarks)
     _refer(annotations, 'category_id', categories, remarks)
+    for field in {*image_fields} & set(_CATEGORY_LISTS):
+        _refer_lists(images, field, categories)
     _check_categories(annotations, categories)
     _complete(annotations, remarks)
     _refuse_shares(annotations, images)
@@ -370,7 +380,7 @@ class _Part:
             if field in fields:
                 text = [isinstance(value, str) for value in self.column(field)]
                 self.require(text, f'{field} must be a text')
-        for field in ('neg_category_ids', 'not_exhaustive_category_ids'):
+        for field in _CATEGORY_LISTS:
             if field in fields:
                 lists = [
                     isinstance(value, list) and all(map(_is_id, value))
@@ -464,6 +474,14 @@ def _refer(annotations: _Part, field: str, part: _Part, remarks: list[str]) -> N
         )
 
 
+def _refer_lists(images: _Part, field: str, categories: _Part) -> None:
+    """Let the ids in lists of categories be those of the categories, as `_refer` does."""
+    ids = categories.column('id')
+    known, by_text = set(ids), {str(value): value for value in ids}
+    for item in images.entries:
+        item[field] = [v if v in known else by_text.get(str(v), v) for v in item[field]]
+
+
 def _remark_on_ids(annotations: _Part, remarks: list[str]) -> None:
     ids = annotations.column('id')
     if len(set(ids)) < len(ids):
@@ -511,11 +529,13 @@ def _check_sizes(images: _Part) -> None:
         if item.get('height') is None and item.get('width') is None:
             item['height'] = item['width'] = None
     for side in _SIDES:
-        images.require([side in item for item in images.entries], f"each needs the field '{side}'")
+        images.require(
+            [side in item for item in images.entries], f"each needs the field '{side}'", _SIZES_FIX
+        )
         values = [
             1 if item['height'] is item['width'] is None else item[side] for item in images.entries
         ]
-        images.require(_counts(values), f'{side} must be 1 pixel or more')
+        images.require(_counts(values), f'{side} must be 1 pixel or more', _SIZES_FIX)
 
 
 def _check_boxes(annotations: _Part) -> None:
@@ -574,6 +594,24 @@ def _refuse_shares(annotations: _Part, images: _Part) -> None:
         f'{annotations.file}, annotations: all {len(boxes):,} boxes lie within 0 and 1.5, the '
         f'first: {_brief(annotations.entries[0])}. They are shares of the image, where pixels are '
         'expected. Fix: multiply x and width by the width of the image, y and height by its height'
+    )
+
+
+def _refuse_mask_shares(annotations: _Part, masks: Sequence[Any]) -> None:
+    """Raise where polygons are shares of the image, beside boxes in pixels."""
+    polygons = [polygon for mask in masks if isinstance(mask, list) for polygon in mask if polygon]
+    boxes = (max(map(abs, box)) for box in annotations.column('bbox'))
+    if (
+        not polygons
+        or any(max(polygon) > 1.5 for polygon in polygons)
+        or all(float(value).is_integer() for polygon in polygons for value in polygon)
+        or all(side <= 1.5 for side in boxes)
+    ):
+        return
+    raise ValueError(
+        f'{annotations.file}, annotations: all {len(polygons):,} polygons lie within 0 and 1.5, '
+        f'the first: {few(polygons[0])}. They are shares of the image, where pixels are expected. '
+        'Fix: multiply each x by the width of the image, each y by its height'
     )
 
 

@@ -152,8 +152,8 @@ def _masks_remark(found: Annotations) -> Iterator[str]:
     without = found.without_mask()
     if without and len(without) == len(found.annotations):
         raise ValueError(
-            f'{found.file}: no annotation has a segmentation, but the pipeline loads masks: use a '
-            'detector of boxes and LoadAnnotations(with_bbox=True), or add masks'
+            f'{found.file}: no annotation has a segmentation with a pixel, but the pipeline loads '
+            'masks: use a detector of boxes and LoadAnnotations(with_bbox=True), or add masks'
         )
     for item in without:
         item['segmentation'] = [[]]

@@ -35,7 +35,10 @@ def mask_fault(segmentation: Any, size: Size | None) -> str:
     return ''
 
 
-_FORMAT = 'segmentation must be a list of polygons [x, y, x, y, ...], or run lengths with size'
+_FORMAT = (
+    'segmentation must be a list of polygons, as [[x, y, x, y, ...], ...], or one object of run '
+    'lengths with size and counts'
+)
 _FAR = f'the coordinates of a polygon must lie within {_FARTHEST:,} pixels of the origin'
 
 

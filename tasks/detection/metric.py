@@ -37,7 +37,8 @@ class NaViTCocoMetric(CocoMetric):
 
     def __init__(self, ann_file: str | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.found: Annotations | None = None
+        self.stated: Annotations | None = None  # the whole file
+        self.found: Annotations | None = None  # what a detection can match
         if ann_file is not None:
             self.ann_file = ann_file
             found = read_annotations(ann_file, self.backend_args)
@@ -58,13 +59,11 @@ class NaViTCocoMetric(CocoMetric):
 
     def complete_sizes(self, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
         """Take image sizes that the annotation file lacks, by image id."""
-        if self.found is not None and self.found.complete_sizes(sizes):
-            self._take(self.found)
+        if self.stated is not None and self.stated.complete_sizes(sizes):
+            self._take(self.stated)
 
-    def _take(self, found: Annotations) -> None:
-        self.found = found.matchable()
-        for remark in self.found.remarks[len(found.remarks) :]:
-            self._log(remark)
+    def _take(self, stated: Annotations) -> None:
+        self.stated, self.found = stated, _matchable(stated, self.found)
         if 'segm' in self.metrics:
             _require_masks(self.found)
         self._coco_api = _coco(self.found)
@@ -108,6 +107,16 @@ class _WholeImageEval(coco_metric.COCOeval):  # type: ignore[misc]
         precision = self.eval['precision'][:, :, :, 0, -1]  # [T, R, K] of all areas
         known = precision[precision > -1]
         self.stats[0] = known.mean() if known.size else -1
+
+
+def _matchable(stated: Annotations, before: Annotations | None) -> Annotations:
+    """Return the ground truth of a file; log what was not logged of it before."""
+    found = stated.matchable()
+    known = (stated if before is None else before).remarks
+    for remark in found.remarks:
+        if remark not in known:
+            print_log(f'{stated.file}: {remark}', 'current', logging.WARNING)
+    return found
 
 
 def _require_masks(found: Annotations) -> None:
@@ -177,6 +186,7 @@ class NaViTLVISMetric(BaseMetric):
             raise ValueError(f"metric={metric!r} must be 'bbox', 'segm' or a list of both")
         self.max_dets = max_dets
         self.ann_file = ann_file
+        self.found: Annotations | None = None
         self._take(read_lvis(ann_file, backend_args))
 
     @property
@@ -185,13 +195,11 @@ class NaViTLVISMetric(BaseMetric):
 
     def complete_sizes(self, sizes: Mapping[Any, tuple[int, int] | None]) -> None:
         """Take image sizes that the annotation file lacks, by image id."""
-        if self.found.complete_sizes(sizes):
-            self._take(self.found)
+        if self.stated.complete_sizes(sizes):
+            self._take(self.stated)
 
-    def _take(self, found: Annotations) -> None:
-        self.found = found.matchable()
-        for remark in self.found.remarks[len(found.remarks) :]:
-            print_log(f'{self.ann_file}: {remark}', 'current', logging.WARNING)
+    def _take(self, stated: Annotations) -> None:
+        self.stated, self.found = stated, _matchable(stated, self.found)
         if 'segm' in self.kinds:
             _require_masks(self.found)
         self._truth: LVISTruth | None = None  # until the classes are known
