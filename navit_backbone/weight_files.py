@@ -59,6 +59,7 @@ _DTYPES = {
     **{f'f{n}': getattr(torch, f'float{8 * n}') for n in (2, 4, 8)},
     'b1': torch.bool,
 }
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -127,13 +128,16 @@ def is_safetensors(file: Path) -> bool:
 
 
 def refuse_unusual(tensors: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError on tensors that hold no plain numbers: sparse, quantised or empty ones."""
+    """Raise ValueError on tensors that hold no plain numbers: sparse, quantised or empty ones.
+
+    Floats of 8 or 4 bits are quantised: what they are multiplied by stands elsewhere.
+    """
     for key, item in tensors.items():
         if not isinstance(item, Tensor):
             continue
         if item.layout != torch.strided:
             kind, fix = 'sparse', 'save tensor.to_dense() of each'
-        elif item.is_quantized:
+        elif item.is_quantized or (item.is_floating_point() and item.dtype not in _FLOATS):
             kind, fix = 'quantised', 'take the weights from before quantisation'
         elif item.is_meta:
             kind, fix = 'without values (on the meta device)', 'load the model before saving it'

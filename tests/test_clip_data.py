@@ -121,6 +121,9 @@ def test_folders_of_frames_and_of_pictures(tmp_path):
         ('run/b.mp4 0\n\n3\n', r"line 3: '3' is not PATH LABEL"),
         ('run/b.mp4 7\n', r"line 1: the label '7' is neither the number of a class, 0 to 1, nor"),
         ('run/b.mp4 -1\n', "the label '-1' is neither"),
+        ('run/b.mp4 --1\n', "line 1: the label '--1' is neither"),
+        ('file label\nrun/b.mp4 0\n', "line 1: 'file label' is a header, and no such file"),
+        ('run/b.mp4 0\n# by hand\n', "line 2: '# by hand' is a comment, not a clip"),
         ('', r'list\.txt lists no clips'),
     ],
 )
@@ -155,7 +158,14 @@ def test_classes_that_no_clip_has_are_said_with_the_line_of_the_largest(videos, 
         ('name,label\na,b\n', r"manifest\.csv: its columns are \['name', 'label'\], it needs"),
         ('file,class\na,b\n', r"\['label'\] missing"),
         ('file,label\nrun/b.mp4\n', r'line 2: has 1 fields, the header has 2'),
-        ('file,label,frames\nrun/b.mp4,run,many\n', r'line 2: invalid literal'),
+        (
+            'file,label,frames\nrun/b.mp4,run,many\n',
+            r"line 2: frames is 'many', not a whole",
+        ),
+        ('file,label,fps\nrun/b.mp4,run,"29,97"\n', r"line 2: fps is '29,97', not a number with"),
+        ('file,label,fps\nrun/b.mp4,run,nan\n', r"line 2: fps is 'nan', not a number with"),
+        ('file,label,width\nrun/b.mp4,run,-4\n', r"width is '-4', not a whole number above 0"),
+        ('file,label,height\nrun/b.mp4,run,4.5\n', r"height is '4\.5', not a whole number"),
         ('file,label\nrun/b.mp4,\n', r'line 2: the label is missing'),
     ],
 )
@@ -375,3 +385,37 @@ def test_labels_counted_from_1_are_said_where_classes_are_named(videos, monkeypa
     said.clear()
     dataset(videos, write(videos, 'c.txt', 'run/b.mp4 0\nwalk/c.avi 1\n'), **classes)
     assert not said
+
+
+def test_numbers_of_spreadsheets_and_empty_cells(videos):
+    """pandas writes a column of whole numbers with gaps as 30.0 and empty cells."""
+    rows = 'file,label,width,height,frames,fps\nrun/b.mp4,run,8.0,6.0,3.0,25\nwalk/c.avi,walk,,,,\n'
+    data = dataset(videos, write(videos, 'manifest.csv', rows))
+    first, second = (data.get_data_info(i) for i in range(2))
+    assert {k: first[k] for k in ('width', 'height', 'num_frames', 'fps')} == dict(
+        width=8, height=6, num_frames=3, fps=25.0
+    )
+    assert not {'width', 'height', 'num_frames', 'fps'} & second.keys()
+
+
+@pytest.mark.parametrize('name', ['list.txt', 'list.tsv'])
+def test_backslashes_in_paths_lead_to_the_files(videos, name):
+    header = 'file\tlabel\n' if name.endswith('.tsv') else ''
+    text = header + 'run\\b.mp4\trun\nwalk\\c.avi\twalk\n'
+    data = dataset(videos, write(videos, name, text))
+    assert seen(data) == [('run/b.mp4', [0]), ('walk/c.avi', [1])]
+    assert data.metainfo['classes'] == ('run', 'walk')
+
+
+def test_a_number_far_beyond_the_classes_makes_no_classes(videos):
+    listed = write(videos, 'list.txt', 'run/b.mp4 1\nwalk/c.avi 987654321\n')
+    with pytest.raises(ValueError, match=r'line 2: the label 987654321 would make 987,654,322'):
+        dataset(videos, listed)
+
+
+def test_class_names_that_stand_twice_are_refused(videos):
+    with pytest.raises(ValueError, match=r'the class names run stand there twice'):
+        dataset(videos, metainfo=dict(classes=['run', 'walk', 'run']))
+    write(videos, 'classes.txt', 'walk\nrun\nwalk\n')
+    with pytest.raises(ValueError, match=r'the class names walk stand there twice'):
+        dataset(videos)

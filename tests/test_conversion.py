@@ -240,3 +240,11 @@ def test_a_file_of_colours_that_is_missing_is_named(tmp_path, monkeypatch):
     assert f'no file of colours at {tmp_path}/none.txt' in told
     told = call(monkeypatch, prepare_data, *command, '0 0 0 paper', 'id,name,r,g,b')
     assert "--colours, line 2: 'id,name,r,g,b' is not R G B NAME" in told
+
+
+def test_the_colours_of_cvat():
+    lines = ['# label:color_rgb:parts:actions', 'background:0,0,0::', 'traffic light:250,170,30::']
+    assert conversion.read_colours(lines, 'labelmap.txt') == (
+        {(0, 0, 0): 0, (250, 170, 30): 1},
+        ['background', 'traffic light'],
+    )

@@ -422,6 +422,7 @@ REFUSALS = {
     ),
     'sparse': (of(changed(torch.Tensor.to_sparse)), r'a tensor that is sparse: .*dense'),
     'quantised': (of(changed(quantised)), r'fc1.weight, a tensor that is quantised: .*before'),
+    '8 bits': (of(changed(lambda t: t.to(torch.float8_e4m3fn))), r'is quantised: .*before'),
     'no values': (of(changed(lambda t: t.to('meta'))), r'fc1.weight, .*on the meta device'),
     'gzip': (raw(gzip.compress(b'x' * 99), NAME), r'is a gzip archive.*unpack it'),
     'Keras': (raw(b'\x89HDF\r\n\x1a\n' + bytes(99), NAME), r'an HDF5 file.*PyTorch or safetensors'),

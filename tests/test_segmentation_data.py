@@ -15,6 +15,7 @@ import navit_backbone.tasks.segmentation  # noqa: F401  registers
 from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
+from navit_backbone.tasks.segmentation import data as segmentation_data
 
 SIZES = [(40, 60), (33, 21), (50, 50)]
 CLASSES = ['paper', 'circle', 'square', 'star']
@@ -335,3 +336,39 @@ def test_ignored_pixels_alone_teach_nothing(folder):
     assert dataset.bad_samples == []
     evaluated = build(folder, pipeline=TEST_PIPELINE, test_mode=True)[0]
     assert (evaluated['data_samples'].gt_sem_seg.data == 255).all()
+
+
+@pytest.mark.parametrize('value', [-1, -255, -256])
+def test_negative_numbers_are_no_classes(folder, value):
+    """A cast to bytes would make class 1 of -255."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[0, 0] = value
+    Image.fromarray(labels).save(folder / 'masks/0.tif')
+    record = build(folder).get_data_info(0)
+    record |= dict(seg_map_path=str(folder / 'masks/0.tif'), ori_shape=(40, 60))
+    with pytest.raises(BadSampleError, match=rf'0\.tif: 1 pixels have the labels {value}, but'):
+        TRANSFORMS.build(dict(type='LoadSegMap')).transform(record)
+
+
+def test_list_lines_with_backslashes_and_dots(folder):
+    for part, suffix in (('images', 'jpg'), ('masks', 'png')):
+        (folder / part / 'sub').mkdir()
+        (folder / f'{part}/1.{suffix}').rename(folder / f'{part}/sub/1.{suffix}')
+    (folder / 'list.txt').write_text('./0.jpg\nsub\\1.jpg\n')
+    records = [build(folder, ann_file='list.txt').get_data_info(i) for i in range(2)]
+    assert [record['seg_map_path'] for record in records] == [
+        str(folder / 'masks/0.png'),
+        str(folder / 'masks/sub/1.png'),
+    ]
+
+
+def test_label_maps_in_jpeg_are_warned_of(folder, monkeypatch):
+    logged = []
+    monkeypatch.setattr(segmentation_data, 'warn_once', logged.append)
+    build(folder)
+    assert not logged
+    for file in (folder / 'masks').glob('*.png'):
+        Image.open(file).convert('L').save(file.with_suffix('.jpg'))
+    build(folder, seg_map_suffix='.jpg')
+    assert len(logged) == 1
+    assert f'{folder}/masks: label maps in JPEG, which changes class numbers' in logged[0]

@@ -147,3 +147,22 @@ def test_names_are_written_once_and_never_over_others(tmp_path: Path) -> None:
     assert file.read_bytes() == before
     write_new(file, ['one'], overwrite=True)
     assert file.read_text() == 'one\n'
+
+
+@pytest.mark.parametrize('separator', [',', ';', '\t', '|'])
+def test_the_separator_line_and_empty_columns_of_excel(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / 'clips.csv'
+    rows = [f'sep={separator}', 'file_label__', 'a, b.mp4_run__', 'c.mp4_walk_']
+    if separator == ',':
+        rows[2] = 'a.mp4_run__'
+    file.write_bytes('\r\n'.join(row.replace('_', separator) for row in rows).encode('utf-8-sig'))
+    table = Table(file)
+    assert table.columns == ['file', 'label']
+    first = 'a.mp4' if separator == ',' else 'a, b.mp4'
+    assert list(table) == [
+        (3, {'file': first, 'label': 'run'}),
+        (4, {'file': 'c.mp4', 'label': 'walk'}),
+    ]
+    file.write_text('file,label,,\na.mp4,run,,\nb.mp4,run,,walk\n')
+    with pytest.raises(ValueError, match='line 3: has 4 fields, the header has 2'):
+        list(Table(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -37,12 +38,16 @@ from .video_reader import (
 from .wording import few
 
 Kind = Literal['videos', 'frames', 'pictures']
+# Columns of a CSV that hold a number, and their keys in a record
+_NUMBER_COLUMNS = {'frames': 'num_frames', 'fps': 'fps', 'height': 'height', 'width': 'width'}
 _KEYS = {'videos': 'video_path', 'frames': 'frame_dir', 'pictures': 'img_path'}
 MEASURES: dict[str, Callable[[str], Measured]] = {
     'videos': video_measure,
     'frames': folder_measure,
     'pictures': picture_measure,
 }
+_LABEL_COLUMNS = ('label', 'labels', 'class')
+_MOST_NUMBERED = 100_000  # classes of a list of plain numbers
 _FILE_COLUMNS = ('file', 'path', 'video', 'filename')  # of a CSV, the first that is there
 
 
@@ -56,6 +61,12 @@ def _numbered_classes(places: dict[str, str]) -> tuple[str, ...]:
     """Return the classes 0 to the largest label, and warn of those that no clip has."""
     numbers = {int(label) for label in places}
     count = max(max(numbers) + 1, 1)
+    if count > _MOST_NUMBERED:
+        raise ValueError(
+            f'{places[str(count - 1)]}: the label {count - 1} would make {count:,} classes of the '
+            f'{len(numbers):,} labels found, and at most {_MOST_NUMBERED:,} are allowed. Fix: '
+            'number the classes from 0, or name them in metainfo.classes'
+        )
     if absent := sorted(set(range(count)) - numbers):
         print_log(
             f'no clip has the label {few(absent)} of 0 to {count - 1}, the largest, which '
@@ -64,6 +75,37 @@ def _numbered_classes(places: dict[str, str]) -> tuple[str, ...]:
             logging.WARNING,
         )
     return tuple(str(number) for number in range(count))
+
+
+def _path_in(folder: Path, name: str) -> str:
+    """Return the path of a listed file; names of Windows may have backslashes."""
+    if '\\' in name and not (folder / name).exists():
+        name = name.replace('\\', '/')
+    return str(folder / name)
+
+
+def _refuse_header(entry: dict[str, Any], folder: Path) -> None:
+    """Raise where a line of a list names columns, as those of a CSV do."""
+    (label, *_), file = entry['labels'], entry['file']
+    heading = file.lower() in _FILE_COLUMNS and label.lower() in _LABEL_COLUMNS
+    if heading and not (folder / file).exists():
+        raise ValueError(
+            f'{entry["place"]}: {file + " " + label!r} is a header, and no such file exists. Fix: '
+            'remove the line, or name the list .csv'
+        )
+
+
+def _number(text: str, column: str, place: str) -> int | float:
+    """Return a number above 0, whole except for `fps`; spreadsheets write 30 as ``30.0`` too."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    whole = column != 'fps'
+    if not 0 < value < math.inf or (whole and value != int(value)):
+        kind = 'whole number' if whole else 'number with a decimal point'
+        raise ValueError(f'{place}: {column} is {text!r}, not a {kind} above 0')
+    return int(value) if whole else value
 
 
 def _number_names(places: dict[str, str]) -> tuple[str, ...]:
@@ -97,12 +139,12 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
     - ``.txt`` (mmaction2's): ``PATH LABEL`` a line; of `frames` ``FOLDER FRAMES LABEL``; with
       `multi_class` one number or more. Paths and class names may have blanks, and a TAB separates
       where a line has one (`LineParser`).
-    - ``.csv``: a header, a column `file` (or path, video, filename) and a column `label`; `where`
-      takes the rows whose columns have these values, as ``where=dict(split='train')``, `where_not`
-      the others. The columns width, height, frames and fps, where all are there, save a scan.
-      Commas, semicolons or TABs separate. The column `group` (or the one that ``group='scene'``
-      names) says which clips depend on each other: they are resampled together in intervals, and
-      never both trained on and held out.
+    - ``.csv``, ``.tsv``: a header, a column `file` (or path, video, filename) and a column `label`;
+      `where` takes the rows whose columns have these values, as ``where=dict(split='train')``,
+      `where_not` the others. The columns width, height, frames and fps, where all have values, save
+      a scan. Commas, semicolons or TABs separate. The column `group` (or the one that
+      ``group='scene'`` names) says which clips depend on each other: they are resampled together in
+      intervals, and never both trained on and held out.
     - none: a folder for each class. Links to folders are followed; hidden files and those of
       operating systems are left out.
 
@@ -154,6 +196,11 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         if not found:
             raise ValueError(f'{self.ann_file or folder} lists no clips' + self._of_rows())
         classes = self._classes(found)
+        if twice := sorted({name for name in classes if classes.count(name) > 1}):
+            raise ValueError(
+                f'{self.ann_file or folder}: the class names {few(twice)} stand there twice, in '
+                f'metainfo.classes or {self.class_file}. Fix: name each class once'
+            )
         self._metainfo['classes'] = classes
         numbers = {name: number for number, name in enumerate(classes)}
         self._check_first(found, numbers)
@@ -172,13 +219,13 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                 f"no list of clips at {self.ann_file}: set ann_file, or ann_file='' where each "
                 'class has a folder'
             )
-        read = self._in_csv if self.ann_file.lower().endswith('.csv') else self._in_list
+        read = self._in_csv if self._is_table else self._in_list
         num_system = 0
         for entry in read():
             if is_system_file(entry['file']):
                 num_system += 1
                 continue
-            yield {**entry, 'file': str(folder / entry['file'])}
+            yield {**entry, 'file': _path_in(folder, entry['file'])}
         if num_system:
             print_log(
                 f'{self.ann_file}: left out {num_system:,} files of operating systems (._*, '
@@ -187,18 +234,23 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                 logging.WARNING,
             )
 
+    @property
+    def _is_table(self) -> bool:
+        return self.ann_file.lower().endswith(('.csv', '.tsv'))
+
     def _of_rows(self) -> str:
         """What the columns of `where` and `where_not` have, to follow that no row is left."""
         chosen = [*self.where, *self.where_not]
-        if not chosen or not self.ann_file.lower().endswith('.csv'):
+        if not chosen or not self._is_table:
             return ''
         rows = [row for _, row in Table(self.ann_file)]
         has = [f'{name}: {few(sorted({row[name] for row in rows}))}' for name in chosen]
         return f' with where={self.where}, where_not={self.where_not}; {"; ".join(has)}'
 
     def _in_list(self) -> Iterator[dict[str, Any]]:
+        folder = Path(self.data_prefix['clips'])
         parser = LineParser(
-            Path(self.data_prefix['clips']),
+            folder,
             self._suffixes,
             frames=self.kind == 'frames',
             multi_class=self.multi_class,
@@ -206,7 +258,11 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         for number, line in enumerate(read_lines(self.ann_file), 1):
             if line.strip():
                 place = f'{self.ann_file}, line {number}'
-                yield {**parser.parse(line, place), 'place': place}
+                if line.startswith('# '):
+                    raise ValueError(f'{place}: {line!r} is a comment, not a clip: remove it')
+                entry = {**parser.parse(line, place), 'place': place}
+                _refuse_header(entry, folder)
+                yield entry
 
     def _in_csv(self) -> Iterator[dict[str, Any]]:
         rows = Table(self.ann_file)
@@ -229,7 +285,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             if not row[path]:
                 raise ValueError(f'{place}: the column {path} is empty')
             labels = row['label'].split(';') if self.multi_class else [row['label']]
-            known = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if k in row}
+            known = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if row.get(k)}
             labels = [label.strip() for label in labels]
             if (column := self.group or 'group') in row:
                 known['group'] = row[column]
@@ -283,16 +339,9 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         record: dict[str, Any] = {_KEYS[self.kind]: entry['file'], 'gt_label': labels}
         if entry['group']:
             record['group'] = entry['group']
-        try:
-            if 'frames' in entry:
-                record['num_frames'] = int(entry['frames'])
-            if 'fps' in entry:
-                record['fps'] = float(entry['fps'])
-            for key in ('height', 'width'):
-                if key in entry:
-                    record[key] = int(entry[key])
-        except ValueError as error:
-            raise ValueError(f'{entry["place"]}: {error}') from error
+        for column, key in _NUMBER_COLUMNS.items():
+            if column in entry:
+                record[key] = _number(entry[column], column, entry['place'])
         return record
 
     def _label(self, text: str, numbers: dict[str, int], place: str) -> int:

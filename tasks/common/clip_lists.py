@@ -117,7 +117,7 @@ class LineParser:
 
 def is_number(text: str) -> bool:
     """Return whether a label is a whole number, with or without leading zeros."""
-    return text.lstrip('-').isdecimal()
+    return text.removeprefix('-').isdecimal()
 
 
 def _ends_with_number(line: str) -> bool:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
 _SEPARATORS = (',', ';', '\t')
+_SEPARATOR_LINE = re.compile(r'"?sep=(\W)"?', re.IGNORECASE)  # the first line of Excel's CSV
 
 
 def read_text(path: str | Path, backend_args: dict[str, Any] | None = None) -> str:
@@ -147,17 +149,23 @@ def read_json(path: str | Path, backend_args: dict[str, Any] | None = None) -> A
 class Table:
     """A CSV file with a header, its rows by column name, without blanks around any value.
 
-    Commas, semicolons or TABs separate: the one that the header has most of. Empty lines are left
-    out.
+    Commas, semicolons or TABs separate: the one that the header has most of, or the one that a
+    first line ``sep=;`` names, as Excel writes it. Empty lines, and columns at the end without name
+    and values, are left out.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         lines = read_text(path).split('\n')
+        stated = _SEPARATOR_LINE.fullmatch(lines[0])
+        if stated:
+            lines[0] = ''  # line numbers stay
         header = next((line for line in lines if line.strip()), '')
-        separator = max(_SEPARATORS, key=header.count)
+        separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
         self._reader = csv.reader(io.StringIO('\n'.join(lines)), delimiter=separator)
         self.columns = next((_stripped(row) for row in self._reader if any(_stripped(row))), [])
+        while self.columns and not self.columns[-1]:
+            self.columns.pop()
         if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
             raise ValueError(f'{path}: the header names the columns {twice} twice')
 
@@ -167,6 +175,8 @@ class Table:
             values = _stripped(fields)
             if not any(values):
                 continue
+            if not any(values[len(self.columns) :]):
+                values = values[: len(self.columns)]
             if len(values) != len(self.columns):
                 raise ValueError(
                     f'{self.path}, line {self._reader.line_num}: has {len(values)} fields, the '

@@ -25,6 +25,8 @@ _COLOUR_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,;=])\s*[:,;=\s]\s*{_NUMBERS}\s*
 _HEX = r'#(?P<hex>[0-9a-fA-F]{6})'
 _HEX_FIRST = re.compile(rf'\s*{_HEX}[\s,;:]+(?P<name>.*\S)\s*')
 _HEX_LAST = re.compile(rf'\s*(?P<name>.*[^\s:,;=])\s*[:,;=\s]\s*{_HEX}\s*')
+_COMMENT = re.compile(r'\s*#\s')
+_CVAT = re.compile(r'([^:]+:\d+,\d+,\d+):[^:]*:[^:]*')  # NAME:R,G,B:PARTS:ACTIONS
 # Names of the columns of a table of colours
 _NAMES = {'name', 'class', 'label'}
 _PARTS = ({'r', 'red'}, {'g', 'green'}, {'b', 'blue'})
@@ -168,7 +170,8 @@ def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], 
     """Return the number of each colour, and the names of the classes in the order of the lines.
 
     A line is `R G B NAME`, `NAME: (R, G, B)`, `#RRGGBB NAME` or `NAME #RRGGBB`. A first line that
-    names columns, as `name,r,g,b`, is left out. Several colours may have one name; the name
+    names columns, as `name,r,g,b`, is left out, and so are comments of CVAT's labelmap.txt
+    (``# ...``) and what it has after a colour. Several colours may have one name; the name
     `ignored` is 255.
 
     Raises:
@@ -179,7 +182,7 @@ def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], 
     numbers: dict[Colour, int] = {}  # of the lines
     names: list[str] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or (not numbers and _is_header(line)):
+        if not line.strip() or _COMMENT.match(line) or (not numbers and _is_header(line)):
             continue
         colour, name = _parse_colour(line, f'{source}, line {number}')
         if colour in numbers:
@@ -200,6 +203,8 @@ def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], 
 
 
 def _parse_colour(line: str, place: str) -> tuple[Colour, str]:
+    if (cvat := _CVAT.fullmatch(line)) is not None:
+        line = cvat[1]
     if (found := _HEX_FIRST.fullmatch(line) or _HEX_LAST.fullmatch(line)) is not None:
         r, g, b = bytes.fromhex(found['hex'])
         return (r, g, b), found['name'].strip('"')

@@ -24,7 +24,7 @@ from mmseg.datasets import (
 from mmseg.datasets.transforms import LoadAnnotations
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
-from ..common.folders import find_files, is_system_file
+from ..common.folders import find_files, is_system_file, warn_once
 from ..common.groups import GroupFile
 from ..common.orientation import SIDEWAYS, is_on_its_side, orientation_of, turn
 from ..common.palette import Colour, palette
@@ -144,9 +144,11 @@ class LoadSegMap(LoadAnnotations):
 def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> None:
     """Raise where a pixel has a number that is neither a class nor ignored."""
     known, ignored = results.get('num_labels'), results.get('ignore_index', _LARGEST)
-    if known is None or labels.size == 0 or int(labels.max()) < known:
+    if known is None or labels.size == 0:
         return
-    beyond = labels[(labels >= known) & (labels != ignored)]
+    if int(labels.max()) < known and int(labels.min()) >= 0:
+        return
+    beyond = labels[((labels >= known) | (labels < 0)) & (labels != ignored)]
     if not beyond.size:
         return
     numbers = np.unique(beyond).tolist()
@@ -217,7 +219,12 @@ class CheckedSegSamples(SeededSamples):
                 f'{len(lacking):,} of {len(found):,} pictures have no label map in {maps} '
                 f'(*{self.seg_map_suffix}): {few(lacking)}; '  # type: ignore[attr-defined]
                 + _near(next(iter(set(wanted) - there)), there)
-                + 'add the maps, or list the pictures that have one in ann_file'
+                + 'add the maps, list the pictures that have one in ann_file, or set seg_map_suffix'
+            )
+        if self.seg_map_suffix.lower().endswith(('.jpg', '.jpeg')):  # type: ignore[attr-defined]
+            warn_once(
+                f'{maps}: label maps in JPEG, which changes class numbers at the borders of '
+                'regions. Fix: export them again as PNG'
             )
         over = sorted(there - set(wanted))
         if over and not self.ann_file:  # type: ignore[attr-defined]
@@ -335,12 +342,18 @@ class _Folder(_Listed):
             )
         return names
 
+    def _short(self, name: str) -> str:
+        return name.removesuffix(self.img_suffix) if self.img_suffix else _stem(name)
+
     def _name_of(self, line: str, pictures: dict[str, str], place: str) -> str:
         """Return the name that a line gives with or without the suffix of its image.
 
         ``scan.tif`` is the image scan.tif.jpg or the image scan.tif: the one that is there.
         """
-        short = line.removesuffix(self.img_suffix) if self.img_suffix else _stem(line)
+        short = self._short(line)
+        if line not in pictures and short not in pictures:  # as Windows and `find` write paths
+            line = line.replace('\\', '/').removeprefix('./')
+            short = self._short(line)
         if line in pictures and short in pictures and short != line:
             raise ValueError(
                 f'{place}: {line!r} is the name of two images, {pictures[line]} and '
