@@ -57,7 +57,7 @@ def with_sample(results):
 
 
 class Model(BaseModel):
-    """A linear model whose loss is of a given kind of wrong once sample `BAD` comes."""
+    """Linear model with a loss that is wrong in a given way from sample `BAD` on."""
 
     def __init__(self, fault=None, epoch=1, mask=False):
         super().__init__()
@@ -268,8 +268,22 @@ def test_a_loss_scaler_may_skip_steps(scale, skips, tmp_path):
 def test_a_collapsed_loss_scale_stops(tmp_path):
     scaler = dict(init_scale=1e-3, growth_interval=10**6, backoff_factor=0.01)
     model = Model('gradient')
-    with pytest.raises(DivergenceError, match=r'step 3 of 16.*loss scale fell to 1.0e-05'):
+    fault = r'step 3 of 16.*batch: photos/4.jpg, photos/5.jpg\. The loss scale fell to 1.0e-05'
+    with pytest.raises(DivergenceError, match=fault):
         build(tmp_path, model, optim=dict(type='ScaledOptimWrapper', scaler=scaler)).train()
+
+
+class ListedLosses(Model):
+    """Model with a `train_step` of its own, which returns losses of shape [1]."""
+
+    def train_step(self, data, optim_wrapper):
+        losses = super().train_step(data, optim_wrapper)
+        return {name: value.reshape(1) for name, value in losses.items()}
+
+
+def test_losses_may_be_vectors_of_one_value(tmp_path):
+    with pytest.raises(DivergenceError, match=TERMS['nan']):
+        build(tmp_path, ListedLosses('nan', epoch=2)).train()
 
 
 def test_a_loss_scaler_does_not_hide_a_loss_that_is_nan(tmp_path):

@@ -58,7 +58,7 @@ class DivergenceHook(Hook):
     each step stay on their device, and are read every `interval` steps, and before every save and
     evaluation: one wait for the device, and one exchange between ranks, instead of one per step.
 
-    A loss scaler (AmpOptimWrapper) skips steps whose gradients overflow, which is normal: with it
+    A loss scaler (AmpOptimWrapper) skips steps with overflowing gradients, which is normal: with it
     gradients are not checked, but a scale below 1e-4 stops training too.
     """
 
@@ -72,7 +72,7 @@ class DivergenceHook(Hook):
         self._steps: list[_Step] = []  # since the last check
         self._done = 0  # the last step
         self._norm: Tensor | None = None  # of the gradients of the step under way
-        self._accumulated: tuple[str, ...] = ()  # samples whose gradients wait for a step
+        self._accumulated: tuple[str, ...] = ()  # samples since the last optimizer step
         self._handles: list[Any] = []
 
     def before_run(self, runner: Runner) -> None:
@@ -113,7 +113,7 @@ class DivergenceHook(Hook):
                 _clipped_norm(runner),
             )
         )
-        if norm is not None:
+        if norm is not None or not self._handles:
             self._accumulated = ()
         saves = any(
             isinstance(hook, CheckpointHook)
@@ -164,12 +164,12 @@ class DivergenceHook(Hook):
         raise DivergenceError(_report(runner, '; '.join(dict.fromkeys(texts))))
 
     def _fault_of_steps(self, runner: Runner) -> tuple[int, str]:
-        """The first step since the last check that is not finite, and a description of it."""
+        """Return the first step since the last check that is not finite, and describe it."""
         values = [(step, value) for step in self._steps for value in _values(step)]
         if not values:
             return _NEVER, ''
         device = values[0][1].device
-        finite = torch.stack([value.to(device).double() for _, value in values]).isfinite()
+        finite = torch.stack([value.isfinite().all().to(device) for _, value in values])
         if not bool(finite.all()):
             step = values[finite.tolist().index(False)][0]
             return step.number, _describe(step, runner)
@@ -237,7 +237,7 @@ def sample_names(data_batch: Any) -> Iterator[str]:
 
 
 def _values(step: _Step) -> list[Tensor]:
-    """All that has to be finite, losses first."""
+    """Return the values that have to be finite, losses first."""
     norms = [] if step.gradient_norm is None else [step.gradient_norm]
     return [*step.losses.values(), *norms]
 
@@ -311,19 +311,19 @@ def _wrappers(runner: Runner) -> list[OptimWrapper]:
 
 
 def _rates(runner: Runner) -> list[float]:
-    """The learning rate of every group of parameters."""
+    """Return the learning rate of every group of parameters."""
     groups = (group for part in _wrappers(runner) for group in part.optimizer.param_groups)
     return [float(group['lr']) for group in groups]
 
 
 def _clipped_norm(runner: Runner) -> float | None:
-    """The gradient norm before clipping, which mmengine's wrappers log."""
+    """Return the gradient norm before clipping, which mmengine's wrappers log."""
     logged = runner.message_hub.log_scalars.get('train/grad_norm')
     return None if logged is None else float(logged.current())
 
 
 def _scalers(runner: Runner) -> list[Any]:
-    """The loss scalers that choose their scale themselves."""
+    """Return the loss scalers that choose their scale themselves."""
     return [
         wrapper.loss_scaler
         for wrapper in _wrappers(runner)
