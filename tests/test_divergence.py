@@ -429,3 +429,15 @@ def test_samples_are_named_in_every_task():
     branches = dict(sup=[detected], student=[clip])
     assert list(sample_names(dict(data_samples=branches))) == ['a.jpg', 'b.mp4']
     assert list(sample_names([torch.ones(2)])) == []
+
+
+def test_an_arithmetic_error_of_weights_that_are_nan_is_explained(tmp_path):
+    class Overflowing(Model):
+        def spoilt(self, first, second):
+            with torch.no_grad():
+                self.layer.weight.fill_(math.nan)
+            raise OverflowError('cannot convert float infinity to integer')
+
+    with pytest.raises(DivergenceError, match='NaN or infinity in the weights layer.weight') as e:
+        build(tmp_path, Overflowing()).train()
+    assert isinstance(e.value.__cause__, OverflowError)

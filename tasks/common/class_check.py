@@ -53,10 +53,8 @@ def check_trained(trained: Sequence[str], dataset: Any) -> None:
     names = list(dataset.metainfo['classes'])
     if not trained or list(trained) == names:
         return
-    if sorted(trained) == sorted(names):
-        first = next(
-            i for i, pair in enumerate(zip(trained, names, strict=True)) if pair[0] != pair[1]
-        )
+    if len(trained) == len(names) and _moved(trained, names):
+        first = next(i for i, name in enumerate(names) if name.casefold() != trained[i].casefold())
         raise ValueError(
             f'{named(dataset)} has the classes of the checkpoint in another order (class {first} '
             f'is {names[first]!r}, in training it was {trained[first]!r}): give '
@@ -78,13 +76,12 @@ def check_resumed(trained: Sequence[str], dataset: Any) -> None:
     names = list(dataset.metainfo['classes'])
     if not trained or list(trained) == names:
         return
-    numbers = {name: number for number, name in enumerate(trained)}
-    moved = [name for i, name in enumerate(names) if numbers.get(name, i) != i]
-    if moved:
+    if moved := _moved(trained, names):
+        name, number = moved
         raise ValueError(
             f'{named(dataset)} has the classes {names}, and the checkpoint to resume was trained '
-            f'on {list(trained)}: {moved[0]!r} is number {names.index(moved[0])} here and was '
-            f'{numbers[moved[0]]}. Resume with --cfg-options "classes={list(trained)}", or start '
+            f'on {list(trained)}: {name!r} is number {names.index(name)} here and was '
+            f'{number}. Resume with --cfg-options "classes={list(trained)}", or start '
             'anew from its weights with load_from'
         )
     print_log(
@@ -93,6 +90,18 @@ def check_resumed(trained: Sequence[str], dataset: Any) -> None:
         'current',
         logging.WARNING,
     )
+
+
+def _moved(trained: Sequence[str], names: Sequence[str]) -> tuple[str, int] | None:
+    """Return the first class whose number was another in the training, and that number.
+
+    Upper and lower case are one name.
+    """
+    numbers = {name.casefold(): number for number, name in enumerate(trained)}
+    moved = (
+        (name, was) for i, name in enumerate(names) if (was := numbers.get(name.casefold(), i)) != i
+    )
+    return next(moved, None)
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:

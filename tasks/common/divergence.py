@@ -198,7 +198,7 @@ class DivergenceHook(Hook):
                 return run_iter(*args)
             except DivergenceError:
                 raise
-            except (ValueError, IndexError, AssertionError) as error:
+            except (ValueError, LookupError, AssertionError, ArithmeticError) as error:
                 text = self._fault_of_steps(runner)[1]
                 text = text or self._fault_of_weights(runner, _model(runner).state_dict())
                 if not text and any(sign in str(error) for sign in _MATCHING):
