@@ -1,6 +1,7 @@
 """COCO's figures: mmdet's own, and right where those are wrong or absent."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -210,6 +211,13 @@ def test_our_own_ap_counts_as_many_detections_as_the_metric(tmp_path):
     path, content = dense(tmp_path)
     (ap,) = Truth(path, CLASSES).match([dict(b, score=0.5) for b in content['annotations']])
     assert ap(np.ones((1, 1), dtype=int)).min() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize('metric', ['bbox,segm', 'mAP', [], ['bbox', 'mask']])
+def test_an_unknown_metric_is_refused(tmp_path, metric):
+    path = write_coco(tmp_path, 'val.json', classes=CLASSES)
+    with pytest.raises(ValueError, match=re.escape(f'metric={metric!r} must be one of bbox, ')):
+        build(path, metric=metric)
 
 
 def test_a_degenerate_polygon_before_a_sound_one_is_no_box(tmp_path):

@@ -175,6 +175,15 @@ def test_drawing_keeps_the_size_and_marks_the_box(size):
     assert np.array_equal(np.asarray(annotated(image, [], palette(3))), image)
 
 
+def test_boxes_far_beyond_the_image_or_without_size_are_drawn():
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    far = dict(category_id=0, category_name='', bbox=[30, -1e9, 1e9, 2e9])
+    drawn = np.asarray(annotated(image, [far], [(255, 0, 0)]))
+    assert (drawn[20:, 30:32] == (255, 0, 0)).all()  # the left edge, below the label
+    assert not drawn[20:, 33:].any()
+    assert np.asarray(annotated(image, [far | dict(bbox=[30, 20, -5, -5])], [(255, 0, 0)])).any()
+
+
 # --------------------------------------------------------------------------------------------------
 # convert
 

@@ -239,7 +239,7 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--seed', type=_count, default=0, help='another split for each (0)')
     command.add_argument(
         '--images',
-        type=Path,
+        type=expanded_path,
         metavar='FOLDER',
         help='the images of ANNOTATIONS.json: copies are put on one side (../images beside it)',
     )

@@ -95,7 +95,10 @@ def annotated(
     for item in reversed(objects):  # the surest on top
         x, y, w, h = item['bbox']
         colour = colours[item['category_id']]
-        draw.rectangle((x, y, x + w, y + h), outline=colour, width=line)
+        # Pillow draws lines beyond the image pixel by pixel too
+        x1, x2 = np.clip((x, x + max(w, 0)), -line, picture.width + line).tolist()
+        y1, y2 = np.clip((y, y + max(h, 0)), -line, picture.height + line).tolist()
+        draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         score = f' {item["score"]:.2f}' if 'score' in item else ''  # the truth has none
         name = names[item['category_id']] if names else item['category_name']
         draw_label(draw, (x, y), TextLine(f'{name}{score}', size), colour)

@@ -23,6 +23,8 @@ from .annotations import COUNTED, Annotations, Entry, read_annotations
 from .federated_ap import average_precision, ious_of_equal_labels, judge
 from .lvis import LVISPicture, LVISTruth, read_lvis
 
+_KINDS = ('bbox', 'segm', 'proposal', 'proposal_fast')
+
 
 @METRICS.register_module()
 class NaViTCocoMetric(CocoMetric):
@@ -36,6 +38,12 @@ class NaViTCocoMetric(CocoMetric):
     """
 
     def __init__(self, ann_file: str | None = None, **options: Any) -> None:
+        kinds = options.get('metric', 'bbox')
+        if not kinds or not {*([kinds] if isinstance(kinds, str) else kinds)} <= {*_KINDS}:
+            raise ValueError(
+                f'metric={kinds!r} must be one of {", ".join(_KINDS)}, or a list of these, as '
+                'metric=[bbox,segm] in --cfg-options'
+            )
         super().__init__(**options)
         self.stated: Annotations | None = None  # the whole file
         self.found: Annotations | None = None  # what a detection can match
