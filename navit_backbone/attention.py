@@ -199,7 +199,7 @@ def _has_flash(x: Tensor) -> bool:
 
 
 def _has_efficient(x: Tensor) -> bool:
-    """Whether the memory-efficient CUDA kernel serves."""
+    """Return whether the memory-efficient CUDA kernel can be used."""
     return x.device.type == 'cuda' and not fused_obstacle(x.device, x.dtype, x.shape[-1])
 
 

@@ -417,7 +417,7 @@ def _flax_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
 
 
 def _flax_dense(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """The rules of a layer from one or more axes to the last."""
+    """Return the rules of a layer from one or more axes to the last."""
     return (
         rule(f'{theirs}.kernel', f'{ours}.weight', form='flax_out'),
         rule(f'{theirs}.bias', f'{ours}.bias'),
@@ -425,7 +425,7 @@ def _flax_dense(theirs: str, ours: str) -> tuple[Rule, Rule]:
 
 
 def _flax_heads(start: str, names: tuple[str, ...], ours: str) -> tuple[Rule, Rule]:
-    """The rules of layers from the first axis to (heads, width of a head), joined."""
+    """Return the rules of layers from the first axis to (heads, width of a head), joined."""
     kernels, biases = (tuple(f'{start}{n}.{kind}' for n in names) for kind in ('kernel', 'bias'))
     return (
         rule(kernels, f'{ours}.weight', form='flax_in'),

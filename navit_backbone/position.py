@@ -45,7 +45,7 @@ def build_position(spec: str | Mapping[str, Any] | None, dim: int) -> nn.Module 
 
 
 def describe_position(position: nn.Module | None) -> dict[str, Any] | None:
-    """The spec that builds this position again, with all its arguments."""
+    """Return the spec to build this position again, with all its arguments."""
     if position is None:
         return None
     kind = next(name for name, cls in POSITIONS.items() if type(position) is cls)
@@ -80,7 +80,7 @@ def complete_rotary(spec: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def build_rotary(spec: Mapping[str, Any] | None, head_width: int) -> Rotary | None:
-    """The rotary position of `arch.rope`, or None."""
+    """Build the rotary position of `arch.rope`; None without one."""
     if (full := complete_rotary(spec)) is None:
         return None
     return ROTARY[full.pop('kind')](head_width, **full)

@@ -78,7 +78,7 @@ def other_models(content: Mapping[str, Any]) -> list[str]:
 
 
 def _models_in(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The wrappers of a checkpoint with tensors in them: the usual ones, else any."""
+    """Return the wrappers of a checkpoint with tensors in them: the usual ones, else any."""
     found = {key: item for key, item in content.items() if _is_model(str(key), item)}
     usual = {key: item for key, item in found.items() if key in WRAPPERS}
     bare = any(isinstance(item, Tensor) for item in content.values())

@@ -123,7 +123,7 @@ def kind_of(file: Path) -> str:
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file exists and is a safetensors file by its content."""
+    """Return whether a file exists and is a safetensors file by its content."""
     return file.is_file() and kind_of(file) == 'safetensors'
 
 
@@ -454,7 +454,7 @@ class _History:
 
 
 class _Namespace:
-    """Stand-in for argparse.Namespace, which DeiT, MAE and DINO save beside their weights."""
+    """Stand-in for argparse.Namespace, which DeiT, MAE and DINO save with their weights."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.values = state

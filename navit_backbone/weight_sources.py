@@ -36,7 +36,7 @@ _ACTIVATIONS = {'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh'}  # th
 
 
 class Content(NamedTuple):
-    """What was read of a source."""
+    """Tensors and metadata that were read from a source."""
 
     tensors: dict[str, Tensor]
     beside: tuple[str, ...]  # the names of what else is there
@@ -141,7 +141,7 @@ def _in_folder(folder: Path, name: str) -> Source:
 
 
 def _of_index(there: Path, name: str) -> Source:
-    """The shards that an index lists, beside it."""
+    """Return the shards that an index lists, in its folder."""
     folder, promised = there.parent, _promised(there)
     files = tuple(folder / shard for shard in sorted(set(promised.values())))
     if missing := [file.name for file in files if not file.is_file()]:

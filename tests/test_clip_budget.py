@@ -139,7 +139,7 @@ def test_a_constant_rate_is_packed_as_planned(percent, tokens):
 
 
 def test_the_tie_of_the_audit():
-    """15 tokens at the rate 0.9: 1.5 is 1.4999... in float64, for planner and pack alike."""
+    """15 tokens at the rate 0.9: 1.5 is 1.4999... in float64, for both planner and pack."""
     plan = planner(max_tokens=15, sampling=dict(num_frames=1), drop=dict(rate=0.9))
     clip, seed = (16, 16 * 15, 1, 25.0), SampleSeed(0, 0, 0)
     assert plan.num_tokens(*clip, sample_seed=seed) == 1

@@ -1,4 +1,4 @@
-"""Copies of files: the same file, equal bytes, and images that look alike; and what does not."""
+"""Find copies of files: the same file, equal bytes, images that look alike; no false ones."""
 
 import os
 from pathlib import Path

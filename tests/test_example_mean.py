@@ -54,7 +54,7 @@ def label_maps():
 
 
 def updated(model, steps, clip_grad=None):
-    """The change of all weights by one update with SGD, whose steps are the batches `steps`."""
+    """Return the change of all weights by one SGD update accumulated over the batches `steps`."""
     before = [p.detach().clone() for p in model.parameters()]
     options = dict(accumulative_counts=len(steps), clip_grad=clip_grad)
     wrapper = build_optim_wrapper(

@@ -33,7 +33,7 @@ CHINESE = ['猫', '狗', '人']
 
 @pytest.fixture
 def no_system_fonts(monkeypatch):
-    """A machine whose only fonts are those of Pillow and matplotlib."""
+    """Use only the fonts of Pillow and matplotlib."""
     monkeypatch.setattr(fonts, '_system_fonts', lambda: ())
     yield from _fresh_caches()
 

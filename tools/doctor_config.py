@@ -156,7 +156,7 @@ def check_pictures(key: str, dataset: Any) -> Finding:
 
 
 def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
-    """Whether figures will be of the data set that is predicted, and of all its objects."""
+    """Check that figures are of the data set that is predicted, and of all its objects."""
     given = cfg.get(key) or []
     own = getattr(dataset, 'ann_file', None)
     for metric in [given] if isinstance(given, Mapping) else given:
@@ -177,7 +177,7 @@ def check_evaluator(key: str, cfg: Config, dataset: Any) -> Iterator[Finding]:
 def _check_objects(
     key: str, metric: Mapping[str, Any], cfg: Config, dataset: Any
 ) -> Iterator[Finding]:
-    """Whether the annotations of an evaluation can be used, and the model can find all objects."""
+    """Check that an evaluation can use its annotations, and that a model can find all objects."""
     from navit_backbone.tasks.detection.agreement import check_evaluator, limit_remarks
 
     try:
@@ -207,7 +207,7 @@ def check_classes(datasets: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def check_duplicates(datasets: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether samples stand in a data set twice, or in training and evaluation both."""
+    """Check that no sample is twice in a data set, or in both training and evaluation."""
     files = {split: files_of(dataset) for split, dataset in datasets.items()}
     for remark in duplicate_remarks(files):
         problem, note = (remark.text, '') if remark.is_leak else ('', remark.text)

@@ -13,7 +13,7 @@ from navit_backbone.tasks.common.output_files import written_whole
 
 
 class Results:
-    """All that is found, on disk after each input.
+    """Results of all inputs, on disk after each of them.
 
     While predict runs, `predictions.jsonl` gains a line for each input; its first line is `header`.
     A process that is killed leaves it: each line is a JSON object of its own. `finish` turns it

@@ -172,7 +172,7 @@ class ClipToTokenBudget(BaseTransform):
         return ClipPlan(count, size)
 
     def _kept(self, plan: ClipPlan, rate: float) -> list[int]:
-        """The tokens of each patch shape that stay of a view."""
+        """Return how many tokens of each patch shape are kept of a view."""
         count, (h, w) = plan
         return [
             kept_tokens(-(-count // t) * (h // p) * (w // q), rate) for t, p, q in self.patch_shapes

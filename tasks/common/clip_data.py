@@ -115,7 +115,7 @@ def _number_names(places: dict[str, str]) -> tuple[str, ...]:
         if int(one) == int(other):
             raise ValueError(
                 f'{places[other]}: the class {other!r} is the same number as {one!r} of '
-                f'{places[one]}: write both alike'
+                f'{places[one]}: write both the same way'
             )
     if [int(name) for name in names] != list(range(len(names))):
         print_log(

@@ -1,4 +1,4 @@
-"""Files that stand in a data set twice, or in training and evaluation both.
+"""Find files that are in a data set twice, or in both training and evaluation.
 
 Three kinds, the first two of which are exact: the same file, files of equal bytes, and images that
 look alike, as a copy that was resized or saved again does.
@@ -91,7 +91,7 @@ def first_copies(paths: Sequence[str], *, looks: bool = True) -> list[int]:
 def duplicate_remarks(
     splits: Mapping[str, Files], *, max_compared: int = MAX_COMPARED
 ) -> Iterator[Remark]:
-    """Describe what stands twice in a split, or in two of them.
+    """Describe samples that are twice in a split, or in two of them.
 
     `splits` are named `train`, `val` and `test`. Two that list the same files are one. More files
     than `max_compared` are compared by their names alone, and a remark says so.
@@ -155,7 +155,7 @@ def _across(
 
 
 def _different(splits: Mapping[str, Files]) -> dict[str, Files]:
-    """The splits without those that list the files of an earlier one, as test often is val."""
+    """Return the splits that do not repeat an earlier one, as test often repeats val."""
     parts: dict[str, Files] = {}
     for split, files in splits.items():
         if split == 'train' or list(files) not in [
@@ -210,7 +210,7 @@ def files_of(dataset: object) -> list[tuple[str, str]]:
 
 
 def _by_key(keys: Iterable[Hashable], numbers: Sequence[int] | None = None) -> list[list[int]]:
-    """The numbers that have one key, two or more; None is no key."""
+    """Return the groups of two or more numbers with equal keys; None is no key."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, key in enumerate(keys):
         if key is not None:
@@ -219,7 +219,7 @@ def _by_key(keys: Iterable[Hashable], numbers: Sequence[int] | None = None) -> l
 
 
 def _contents(paths: Sequence[str]) -> list[Measured | None]:
-    """What equal files have in common: size and hash, where another file has that size."""
+    """Return the size and hash of each file; None where no other file has its size."""
     sizes = [_size(path) for path in paths]
     doubted = {i for members in _by_key(sizes) for i in members}
     chosen = sorted(doubted)
@@ -266,7 +266,7 @@ def look_hash(file: str) -> Measured:
 
 
 def _thumbnail(file: str, side: int, mode: str) -> np.ndarray:
-    """The image as [side, side(, 3)] uint8, each pixel the mean of its part."""
+    """Return the image as [side, side(, 3)] uint8, each pixel the mean of its part."""
     with Image.open(file) as image:
         image.draft(mode, (4 * side, 4 * side))  # a JPEG is decoded at an eighth of its size
         return resize_image(np.asarray(image.convert(mode)), (side, side))
@@ -316,10 +316,10 @@ class _Labels:
         self.of[np.isin(self.of, labels)] = labels.min()
 
     def firsts(self) -> list[int]:
-        """The smallest number of each group, and all numbers alone."""
+        """Return the smallest number of each group, and all numbers that are in none."""
         alone: list[int] = np.flatnonzero(self.of == np.arange(len(self.of))).tolist()
         return alone
 
     def groups(self) -> list[tuple[int, ...]]:
-        """The groups of two or more."""
+        """Return the groups of two or more."""
         return [tuple(members) for members in _by_key(self.of.tolist())]

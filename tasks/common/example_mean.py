@@ -40,13 +40,13 @@ def mean_over_ranks(total: Tensor, count: Tensor | float) -> Tensor:
 
 
 def _divisor(examples: Tensor) -> Tensor:
-    """Return the number, or 1 where there is nothing to divide."""
+    """Return the number, or 1 where it is 0."""
     return torch.where(examples > 0, examples, torch.ones_like(examples))
 
 
 @OPTIM_WRAPPERS.register_module()
 class ExampleMeanOptimWrapper(OptimWrapper):
-    """mmengine's OptimWrapper, whose accumulated gradient is a mean over examples, not over steps.
+    """OptimWrapper that accumulates gradients as a mean over examples, not over steps.
 
     With `accumulative_counts` above 1 a step of few examples counts for less than one of many, as
     if all had come in one batch. A step's number of examples is the first one that a loss gives to

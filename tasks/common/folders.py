@@ -20,7 +20,7 @@ _SYSTEM = ('__macosx', 'thumbs.db', 'desktop.ini', 'ehthumbs.db', '@eadir', '$re
 
 @dataclass
 class Search:
-    """The files of a folder and those below it, in order of their paths, and what was left out."""
+    """Files of a folder and those below it, in order of their paths, and what was left out."""
 
     folder: Path
     files: list[Path] = field(default_factory=list)

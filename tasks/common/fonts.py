@@ -1,4 +1,4 @@
-"""Text in drawings: every letter in a font that has it, and class names that are never drawn alike.
+"""Text in drawings: every letter in a font that has it, each class name drawn differently.
 
 ASCII is drawn in Pillow's own font. Other letters come from DejaVu Sans, which matplotlib brings
 along (Latin, Greek, Cyrillic, Arabic, Hebrew), or else from a font of the system, as Chinese,

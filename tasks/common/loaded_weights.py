@@ -128,7 +128,7 @@ def check_fit(
 def load_model(
     model_cfg: ConfigDict, content: Mapping[str, Any], checkpoint: Path, num_classes: int
 ) -> nn.Module:
-    """The model with the weights of a checkpoint's `content`; raise where they do not fit."""
+    """Return the model with a checkpoint's weights; raise where they do not fit."""
     state = content.get('state_dict', content)
     fill_from_state(model_cfg, state)
     set_num_classes(model_cfg, num_classes)

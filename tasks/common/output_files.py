@@ -16,7 +16,7 @@ _KEPT = ('.jpg', '.jpeg', '.png', '.mp4')  # suffixes that drawings keep
 class OutputNames:
     """Output path of each input below one folder; no two inputs get the same.
 
-    `also` returns a further file that is written beside a drawing, such as a label map; the two
+    `also` returns a further file that is written next to a drawing, such as a label map; the two
     share one namespace.
     """
 

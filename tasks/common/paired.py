@@ -54,7 +54,7 @@ class Interval:
         return f'{self:+.3f}'
 
     def __format__(self, spec: str) -> str:
-        """Its numbers, each by `spec`."""
+        """Format the numbers, each by `spec`."""
         if math.isnan(self.estimate):
             return '-'
         estimate, low, high = (format(x, spec) for x in (self.estimate, self.low, self.high))
@@ -172,7 +172,7 @@ def group_sums(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def thirds(values_N: np.ndarray) -> list[tuple[float, float]]:
-    """Three ranges (from, below), of about equally many values each; equal values stay together."""
+    """Return three ranges (from, below) of about equally many values; equal ones stay together."""
     ordered = np.sort(values_N)
     cuts = [len(ordered) // 3, 2 * len(ordered) // 3]
     edges = [float((ordered[cut - 1] + ordered[cut]) / 2) if cut else -math.inf for cut in cuts]

@@ -45,7 +45,7 @@ class TokenDropping:
 
     @property
     def beta(self) -> tuple[float, float]:
-        """The parameters (a, b) of the distribution of rate / max_rate."""
+        """Return the parameters (a, b) of the distribution of rate / max_rate."""
         assert self.mean is not None and self.max_rate is not None, 'the rate is constant'
         share = self.mean / self.max_rate
         return _CONCENTRATION * share, _CONCENTRATION * (1 - share)

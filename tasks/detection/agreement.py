@@ -98,7 +98,7 @@ def limit_remarks(model: Mapping[str, Any], metrics: Sequence[Any]) -> Iterator[
 
 
 def _limits(model: Mapping[str, Any]) -> dict[str, int]:
-    """The most detections, proposals or queries of an image that a model's config allows."""
+    """Return the most detections, proposals or queries of an image that a config allows."""
     model = model.get('module', model)  # of a wrapper for test-time augmentation
     tests = model.get('test_cfg') or {}
     found = {

@@ -185,7 +185,7 @@ class Annotations:
         )
 
     def _fix(self, reason: str) -> str:
-        """What mends a file whose boxes are all left out, most of them for this reason."""
+        """Return the fix for a file without a usable box, by the commonest reason."""
         if reason.startswith('of an image_id'):
             ids = few([item['id'] for item in self.images])
             return (
@@ -236,7 +236,7 @@ class Annotations:
         return f'{text} of their images: check that width, height and bbox are of the same images'
 
     def _by_reason(self, reasons_of: Any) -> dict[str, list[Entry]]:
-        """The annotations by the first of the reasons [A] that holds."""
+        """Group the annotations by the first of the reasons that holds."""
         if not self.annotations:
             return {}
         reasons = reasons_of(_Shapes(self))
@@ -440,13 +440,13 @@ def _is_first(values: Iterable[Any]) -> list[bool]:
 
 
 def _brief(entry: Entry) -> str:
-    """An entry as the file has it, but for long lists."""
+    """Return an entry as JSON, without its long lists."""
     short = {key: value for key, value in entry.items() if len(repr(value)) < 60}
     return json.dumps(short)
 
 
 def _unify_ids(part: _Part, remarks: list[str]) -> None:
-    """Let all ids be text where some are: pycocotools sorts them, and would lose the numbers."""
+    """Convert all ids to text where some are: pycocotools sorts them, and would lose numbers."""
     ids = part.column('id')
     texts = [isinstance(value, str) for value in ids]
     if any(texts) and not all(texts):
@@ -459,7 +459,7 @@ def _unify_ids(part: _Part, remarks: list[str]) -> None:
 
 
 def _refer(annotations: _Part, field: str, part: _Part, remarks: list[str]) -> None:
-    """Let ids that are text here and numbers there, or the other way round, be the same."""
+    """Match references to ids that are text in one list and numbers in the other."""
     ids = set(part.column('id'))
     by_text = {str(value): value for value in ids}
     changed = 0
@@ -616,7 +616,7 @@ def _refuse_mask_shares(annotations: _Part, masks: Sequence[Any]) -> None:
 
 
 def _numbers(left_out: Mapping[str, Sequence[Entry]]) -> set[int]:
-    """Identities of the entries: their ids need not be their own."""
+    """Return Python identities of the entries, as several entries may have one id."""
     return {id(item) for entries in left_out.values() for item in entries}
 
 
@@ -625,14 +625,14 @@ def _share(part: Sequence[Entry], whole: Sequence[Entry]) -> str:
 
 
 def _counts(values: Sequence[Any]) -> np.ndarray:
-    """Which of them are numbers of 1 or more."""
+    """Return which values are numbers of 1 or more: [N] bool."""
     numbers = _finite(values)
     numbers[numbers] = np.array([v for v, n in zip(values, numbers, strict=True) if n]) >= 1
     return numbers
 
 
 def _finite(values: Sequence[Any], *, length: int | None = None) -> np.ndarray:
-    """Which of them are finite numbers, or lists of `length` such."""
+    """Return which values are finite numbers, or lists of `length` such: [N] bool."""
     try:
         array = np.array(values)
     except ValueError:  # lists of several lengths
@@ -644,7 +644,7 @@ def _finite(values: Sequence[Any], *, length: int | None = None) -> np.ndarray:
 
 
 def _has_bool(values: Sequence[Any], length: int | None) -> bool:
-    """Whether any of the numbers is true or false, which NumPy reads as 1 or 0."""
+    """Return whether any of the numbers is true or false, which NumPy reads as 1 or 0."""
     return bool in (
         {*map(type, values)} if length is None else {type(v) for r in values for v in r}
     )

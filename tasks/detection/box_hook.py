@@ -22,7 +22,7 @@ _INK, _PAPER = (30, 30, 34), (250, 250, 248)
 
 @HOOKS.register_module()
 class BoxHook(DrawingHook):
-    """Draws the true objects of each test image beside the predicted ones.
+    """Draws the true objects of each test image next to the predicted ones.
 
     `score_thr` is the lowest score that is drawn.
     """

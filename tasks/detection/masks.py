@@ -66,7 +66,7 @@ def run_lengths(counts: Any) -> np.ndarray:
 
 
 def _decoded(text: str) -> np.ndarray | None:
-    """Run lengths of COCO's compressed text; None where it is not one.
+    """Return the run lengths of COCO's compressed text; None where it is not one.
 
     Each character holds 5 bits of a number, lowest first, and whether another one follows; the
     highest bit of the last one is the sign. From the fourth number on, each is the difference from
@@ -119,7 +119,7 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _is_far(polygons: Sequence[Any]) -> bool:
-    """Whether polygons have numbers alone, if large ones."""
+    """Return whether polygons hold only numbers, large ones included."""
     return all(
         isinstance(value, list) and {*map(type, value)} <= {int, float} and sum(value) == sum(value)
         for value in polygons

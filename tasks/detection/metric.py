@@ -108,7 +108,7 @@ def _ap_of_all_detections(found: Annotations | None) -> Iterator[None]:
 
 
 class _WholeImageEval(coco_metric.COCOeval):  # type: ignore[misc]
-    """COCOeval whose AP counts as many detections as the other figures of its summary."""
+    """COCOeval that counts as many detections for AP as for the other figures of its summary."""
 
     def summarize(self) -> None:
         super().summarize()
@@ -138,7 +138,7 @@ def _require_masks(found: Annotations) -> None:
 
 
 def _coco(found: Annotations) -> COCO:
-    """The annotations, numbered from 1, as pycocotools takes them."""
+    """Return the annotations, numbered from 1, as pycocotools takes them."""
     numbered = [dict(item, id=number) for number, item in enumerate(found.annotations, start=1)]
     coco = COCO()
     coco.dataset = dict(
