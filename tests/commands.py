@@ -15,3 +15,8 @@ def call(monkeypatch, tool, *arguments):
 
 # The overrides that let a config load its data in the process itself.
 NO_WORKERS = [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
+# scripts of mmdet and mmseg hand all options to torch, which allows none of workers without any
+NO_STOCK_WORKERS = [
+    *NO_WORKERS,
+    *[f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')],
+]

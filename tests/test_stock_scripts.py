@@ -11,7 +11,7 @@ import mmdet
 import numpy as np
 import pytest
 import torch
-from commands import NO_WORKERS
+from commands import NO_STOCK_WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK = Path(mmdet.__file__).parent / '.mim' / 'tools'
@@ -22,7 +22,7 @@ QUICK = [
     'param_scheduler.1.end=2',  # which our tools set by themselves
     'model.backbone.arch.num_layers=2',
     'model.test_cfg.score_thr=0.001',
-    *NO_WORKERS,
+    *NO_STOCK_WORKERS,
 ]
 
 

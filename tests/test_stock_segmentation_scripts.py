@@ -9,7 +9,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
-from commands import NO_WORKERS
+from commands import NO_STOCK_WORKERS
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +19,7 @@ QUICK = [
     'train_cfg.max_epochs=2',
     'param_scheduler.1.end=2',  # which our tools set by themselves
     'model.backbone.arch.num_layers=2',
-    *NO_WORKERS,
+    *NO_STOCK_WORKERS,
 ]
 
 
