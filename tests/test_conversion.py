@@ -155,8 +155,9 @@ def test_what_is_not_unpacked_is_told(tmp_path, monkeypatch, command, told):
 
 
 def test_pictures_are_held_out(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
     for number in range(10):
-        write(tmp_path / f'images/{number}.png', np.zeros((2, 2, 3)))
+        write(tmp_path / f'images/{number}.png', random.integers(256, size=(16, 16, 3)))
     assert call(monkeypatch, prepare_data, 'split', tmp_path / 'images', '--out', tmp_path) is None
     train, val = ((tmp_path / f'{part}.txt').read_text().split() for part in ('train', 'val'))
     assert (len(train), len(val)) == (8, 2)
