@@ -11,7 +11,7 @@ from av.stream import Disposition
 from clip_files import copy_from, numbered, read_number, write_video
 
 from navit_backbone.tasks.common.frame_sampling import FrameSampling
-from navit_backbone.tasks.common.frame_table import video_stream
+from navit_backbone.tasks.common.frame_table import read_frame_table, video_stream
 from navit_backbone.tasks.common.video_reader import (
     VIDEO_SUFFIXES,
     UnreadableVideoError,
@@ -194,6 +194,19 @@ def test_a_sample_without_bytes_is_no_sign_of_a_file_cut_off(write):
         stated, packets = stream.frames, sum(bool(p.size) for p in container.demux(stream))
     assert stated > packets
     assert open_video(file).num_frames == packets
+
+
+def test_the_rate_of_frames_without_times_is_that_of_their_packets(write):
+    """Half of the frames of 50 a second are not stored, and the last packet shows no frame."""
+    file = write('half.avi', fps=50, times=range(0, 4 * FRAMES, 4), **CODECS['mpeg4 B'])
+    with av.open(file) as container:
+        table = read_frame_table(container)
+    assert table.stamps is None
+    stored = table._replace(stated_fps=50.0)
+    for count in (FRAMES, FRAMES - 1):
+        times, fps = stored.clock(count)
+        assert fps == pytest.approx(25, rel=1e-6)
+        assert np.allclose(times, np.arange(count) / 25)
 
 
 def test_a_clock_that_begins_again_and_a_size_that_changes(write, tmp_path):

@@ -46,20 +46,20 @@ class FrameTable(NamedTuple):
     def clock(self, num_frames: int) -> tuple[np.ndarray, float]:
         """Return (seconds of each frame after the first, frames per second).
 
-        Without presentation times the decoding times count, one for each frame, and without these
-        the stated rate. That rate is returned where it agrees with the times, to half a frame over
-        the whole clip, and otherwise the mean rate.
+        Without presentation times the decoding times count, or their mean rate where some frames
+        were lost in decoding, and without these the stated rate. That rate is returned where it
+        agrees with the times, to half a frame over the whole clip, and otherwise the mean rate.
         """
         fps, stamps = self.stated_fps, self.stamps
-        if stamps is None and _rise(self.decode_stamps) and len(self.decode_stamps) == num_frames:
-            stamps = self.decode_stamps
+        if stamps is None and _rise(self.decode_stamps):
+            if len(self.decode_stamps) == num_frames:
+                stamps = self.decode_stamps
+            elif len(self.decode_stamps) > num_frames and self.time_base:
+                fps = _mean_rate(self.decode_stamps, self.time_base, fps)
         if stamps is None or not self.time_base:
             return np.arange(num_frames) / fps, fps
         times = (np.array(stamps, dtype=np.float64) - stamps[0]) * self.time_base
-        intervals, span = num_frames - 1, float(times[-1])
-        if intervals and abs(fps * span - intervals) > 0.5:
-            fps = intervals / span
-        return times, fps
+        return times, _mean_rate(stamps, self.time_base, fps) if num_frames > 1 else fps
 
 
 def video_stream(container: Any) -> Any:
@@ -127,6 +127,12 @@ def _presentation_stamps(packets: list[tuple[Any, Any, bool, bool]]) -> list[int
     if None in stamps or len(set(stamps)) < len(stamps):
         return None
     return sorted(stamp for stamp in stamps if stamp >= start) or None
+
+
+def _mean_rate(stamps: list[int], time_base: float, stated: float) -> float:
+    """Return the stated rate where it fits the stamps to half a frame, else their mean rate."""
+    intervals, span = len(stamps) - 1, (stamps[-1] - stamps[0]) * time_base
+    return intervals / span if abs(stated * span - intervals) > 0.5 else stated
 
 
 def _rise(stamps: list[int]) -> bool:
