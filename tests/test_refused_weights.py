@@ -7,11 +7,12 @@ import mmengine
 import pytest
 import torch
 import yapf
+from commands import NO_WORKERS
 from mmdet.apis import DetInferencer
 from mmengine.config import DictAction
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import CheckpointLoader
-from test_tools import CONFIG, LOADERS, call
+from test_tools import CONFIG, call
 from weights import ARCH, WITH_CLASS, navit, save, timm_state
 
 from navit_backbone.checkpoint import load_weights, read_checkpoint
@@ -189,7 +190,7 @@ DEFECTS = {
     'no dict': (('predict',), r'holds no dict of named tensors'),
     'without a block': (ANYWHERE, r'blocks.1.*(config that it was|config and the classes)'),
     'without a head': (('resume', *RUNS[1:]), r'does not fit this model: .*Missing: bbox_head'),
-    'NaN in the backbone': (ANYWHERE, r'backbone.vit.norm.bias hold NaN.*an earlier checkpoint'),
+    'NaN in the backbone': (ANYWHERE, r'backbone.vit.norm.weight hold NaN.*an earlier checkpoint'),
     'NaN in the head': (RUNS, r'bbox_head.retina_cls.bias hold NaN.*an earlier checkpoint'),
     'of another model': (ANYWHERE, r'weights of a backbone alone go into'),
     'of another width': (('load_from', 'Inferencer'), r'\(12, 768\).*\(24, 768\).* the config'),
@@ -204,7 +205,7 @@ def defective(defect, content, file):
     if defect == 'without a block':
         state = {k: t for k, t in state.items() if 'blocks.1.' not in k}
     elif defect.startswith('NaN'):
-        key = 'backbone.vit.norm.bias' if 'backbone' in defect else 'bbox_head.retina_cls.bias'
+        key = 'backbone.vit.norm.weight' if 'backbone' in defect else 'bbox_head.retina_cls.bias'
         state = state | {key: torch.full_like(state[key], torch.nan)}
     elif defect == 'without a head':
         state = {k: t for k, t in state.items() if not k.startswith('bbox_head')}
@@ -229,7 +230,7 @@ def detector(tmp_path_factory):
     folder = tmp_path_factory.mktemp('detector')
     write_sample_set(folder / 'set', seed=0, num_pictures=dict(train=2, val=2))
     options = DictAction._parse_int_float_bool  # values as on the command line
-    settings = dict(setting.split('=') for setting in (*LOADERS, 'train_cfg.max_epochs=1'))
+    settings = dict(setting.split('=') for setting in (*NO_WORKERS, 'train_cfg.max_epochs=1'))
     cfg = read_config(CONFIG, {key: options(value) for key, value in settings.items()})
     override(cfg, {'data_root': str(folder / 'set')})
     cfg.model.backbone.arch.update(ARCH)

@@ -472,7 +472,7 @@ BAD = {
     'wrong shape': (of_state(lambda s: s | {'blocks.1.mlp.fc1.bias': torch.zeros(41)}),
                     r'blocks.1.mlp.fc1.bias: the file has \(41,\)'),
     'bytes': (of_state(lambda s: s | {'norm.bias': torch.zeros(24).to(torch.float8_e4m3fn)}),
-              r'norm.bias: the file has torch.float8_e4m3fn, and quantised'),
+              r'holds norm.bias, a tensor that is quantised: take'),
     'two models': (of_state(two_families), r"several models, under \['a.', 'b.'\].*--prefix"),
     'two wrappers': (of_state(lambda s: {'model': s, 'teacher': s}),
                      r"several models, under \['model.', 'teacher.'\].*--prefix"),
