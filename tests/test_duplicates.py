@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from coco_files import write_coco
+from hypothesis import given
+from hypothesis import strategies as st
 from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from PIL import Image, ImageFilter
 
@@ -114,6 +116,28 @@ def test_copies_that_were_saved_again_or_resized_look_alike(scenes, tmp_path, co
 )
 def test_images_that_differ_to_the_eye_are_two(scenes, tmp_path, other):
     assert duplicate_groups([*scenes, saved(other(scene(3)), tmp_path / 'other.png')]) == []
+
+
+def test_a_copy_stored_on_its_side_looks_alike(scenes, tmp_path):
+    image = Image.open(scenes[1])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees when shown
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    copy = saved(turned, tmp_path / 'phone.jpg', exif=exif, quality=95)
+    assert duplicate_groups([*scenes, copy]) == [Group((1, 6), exact=False)]
+
+
+@given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4), max_size=12))
+def test_joined_numbers_are_those_connected(joins):
+    labels = duplicates._Labels(12)
+    for members in joins:
+        labels.join(members)
+    expected = list(range(12))
+    for _ in range(12):  # smallest labels spread until nothing changes
+        for members in joins:
+            least = min(expected[i] for i in members)
+            expected = [least if i in members else label for i, label in enumerate(expected)]
+    assert labels.of.tolist() == expected
 
 
 def test_images_without_contrast_are_compared_by_their_bytes_alone(tmp_path):

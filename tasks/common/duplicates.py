@@ -19,7 +19,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .dataset import file_of, seeded_parts
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured, measured_files
@@ -269,7 +269,8 @@ def _thumbnail(file: str, side: int, mode: str) -> np.ndarray:
     """Return the image as [side, side(, 3)] uint8, each pixel the mean of its part."""
     with Image.open(file) as image:
         image.draft(mode, (4 * side, 4 * side))  # a JPEG is decoded at an eighth of its size
-        return resize_image(np.asarray(image.convert(mode)), (side, side))
+        upright = ImageOps.exif_transpose(image)
+        return resize_image(np.asarray(upright.convert(mode)), (side, side))
 
 
 def _look_alikes(paths: Sequence[str]) -> _Labels:
@@ -310,10 +311,14 @@ class _Labels:
 
     def __init__(self, count: int) -> None:
         self.of = np.arange(count)
+        self._members: dict[int, list[int]] = {}  # of the groups of two or more
 
     def join(self, members: Iterable[int]) -> None:
-        labels = self.of[list(members)]
-        self.of[np.isin(self.of, labels)] = labels.min()
+        first, *others = sorted(set(self.of[list(members)].tolist()))
+        for other in others:
+            joined = self._members.pop(other, [other])
+            self._members.setdefault(first, [first]).extend(joined)
+            self.of[joined] = first
 
     def firsts(self) -> list[int]:
         """Return the smallest number of each group, and all numbers that are in none."""
