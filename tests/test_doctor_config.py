@@ -347,6 +347,7 @@ def test_a_problem_ends_in_status_1(healthy, tmp_path, monkeypatch, capsys):
 
 def test_a_config_of_no_detector_is_refused(tmp_path, monkeypatch):
     (tmp_path / 'config.py').write_text("model = dict(type='A')")
-    monkeypatch.setattr(sys, 'argv', ['doctor.py', str(tmp_path / 'config.py')])
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setattr(sys, 'argv', ['doctor.py', '~/config.py'])  # as in quotes
     with pytest.raises(SystemExit, match='is of no task known'):
         doctor.main()

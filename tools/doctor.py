@@ -299,7 +299,7 @@ def report(findings: Iterable[Finding]) -> int:
 
 
 def stop_at(problems: int) -> None:
-    """End with status 1 where there are any."""
+    """Exit with status 1 where there are problems."""
     if problems:
         sys.exit(f'{problems} thing{"s" * (problems > 1)} to mend')
 
@@ -312,6 +312,7 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     parser.add_argument('--selftest', action='store_true', help='attention, and a training step')
     args = parser.parse_args()
+    args.config = args.config and args.config.expanduser()
     found = examine(installed_versions(), required_versions())
     stop_at(report(for_task(found, task_of_config(args.config) if args.config else '')))
     if args.selftest:
