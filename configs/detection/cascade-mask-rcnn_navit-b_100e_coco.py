@@ -2,8 +2,7 @@
 
 The recipe and its differences from ViTDet's are those of mask-rcnn_navit-b_100e_coco.py; boxes are
 refined in three stages, whose losses and weights are mmdet's. LayerNorm stands wherever a head
-takes a norm (the RPN takes none).
-Cost and AP: not measured yet.
+takes a norm (the RPN takes none). Cost and AP: not measured yet.
 
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
 mae_pretrain_vit_base.pth of https://github.com/facebookresearch/mae.

@@ -2,7 +2,6 @@
 
 As retinanet_navit-ti_20e_coco-format.py, which takes boxes alone; here every annotation has a
 `segmentation`, polygons or run lengths. Cost and AP: not measured yet.
-
 NAVIT_DATA is the folder that holds `weights/` (unset: ../shared/data).
 python tools/train.py configs/detection/mask-rcnn_navit-ti_20e_coco-format.py \\
     --cfg-options data_root=/data/mine "classes=['cat', 'dog']"

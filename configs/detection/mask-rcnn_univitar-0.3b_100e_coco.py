@@ -4,7 +4,6 @@ As mask-rcnn_navit-b_100e_coco.py, but that maps have strides of 3.5 to 56 pixel
 them at 14 / 16 of the usual sizes. For maps of stride 4 to 64 resample the kernel as it is loaded:
 patch_size=16 and init_cfg=dict(patch_resize='flexivit'), with the data of coco_instance.py.
 Cost and AP: not measured yet.
-
 NAVIT_DATA is the folder that holds `coco/` and `weights/` (unset: data). The weights are
 those of https://huggingface.co/MM-MVR/UniViTAR-0.3B, converted first:
 python tools/convert_weights.py hf://MM-MVR/UniViTAR-0.3B data/weights/univitar-0.3b.safetensors
