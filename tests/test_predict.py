@@ -231,6 +231,34 @@ def test_without_room_for_the_json_the_lines_stay(run, monkeypatch, tmp_path):
     assert header['inputs'] == len(lines) == NUM
 
 
+def test_lines_of_killed_runs_are_kept(results, tmp_path):
+    """Each run into the folder of a killed one keeps its lines under a name of their own."""
+    earlier = [results.lines.read_bytes()]
+    again = predict.Results(tmp_path / 'out', {'config': 'd'}, ('images', 'annotations'))
+    again.add({'file_name': 'b.jpg'})
+    earlier.append(again.lines.read_bytes())
+    last = predict.Results(tmp_path / 'out', {'config': 'e'}, ('images', 'annotations'))
+    kept = [tmp_path / f'out/predictions_killed_{number}.jsonl' for number in (1, 2)]
+    assert (results.kept, again.kept, last.kept) == (None, *kept)
+    assert [file.read_bytes() for file in kept] == earlier
+    last = predict.Results(tmp_path / 'out', {'config': 'f'}, ('images', 'annotations'))
+    assert last.kept is None  # a header alone holds no result
+    last.finish()
+    assert [file.read_bytes() for file in kept] == earlier
+    assert json.loads(last.whole.read_text())['config'] == 'f'
+
+
+def test_a_rerun_names_the_lines_of_a_killed_run(run, tmp_path, capsys):
+    lines = b'{"inputs": 9}\n{"images": {"id": 1}, "annotations": []}\n{"half a li'
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/predictions.jsonl').write_bytes(lines)
+    code, content = run()
+    assert (code, len(content['images'])) == (0, NUM)
+    kept = tmp_path / 'out/predictions_killed_1.jsonl'
+    assert kept.read_bytes() == lines
+    assert f'killed are kept in {kept}' in capsys.readouterr().out
+
+
 # --------------------------------------------------------------------------------------------------
 # The run is stopped
 

@@ -19,6 +19,9 @@ read, predicted, drawn or written costs that input alone; all such are listed at
 Exit status: 0 all inputs were predicted and drawn, 1 nothing was begun or predictions.json cannot
 be written, 2 wrong arguments, 3 some inputs were skipped or not drawn, 130 stopped by Ctrl-C, 143
 by SIGTERM.
+
+A run that is killed at once (SIGKILL, no power) leaves predictions.jsonl. The next run into DIR
+renames it to predictions_killed_1.jsonl, and says so; predictions.json and drawings are replaced.
 """
 
 from __future__ import annotations
@@ -122,6 +125,8 @@ def predict(args: argparse.Namespace) -> int:
         'inputs': len(files),
     }
     results = Results(args.out_dir, header, (predictor.listed, *output.lists))
+    if results.kept:
+        print(f'results of an earlier run that was killed are kept in {results.kept}')
     stopped_by = None
     try:
         with stop_signals():

@@ -20,6 +20,9 @@ class Results:
     into `predictions.json`: the header with the lists in `lists`, of which the first has an entry
     for each input, and with `skipped` and `not_drawn`. Neither time nor memory grows faster than
     the number of inputs, and memory with those that fail only.
+
+    The lines of an earlier run that was killed are renamed, never overwritten: `kept` is their new
+    file, or None. A `predictions.json` of an earlier run is replaced.
     """
 
     def __init__(self, out_dir: Path, header: Mapping[str, Any], lists: Sequence[str]) -> None:
@@ -30,6 +33,7 @@ class Results:
         self._header, self._lists = dict(header), lists
         self._num_rows = 0
         self._shown: set[type[Exception]] = set()
+        self.kept = _keep_aside(self.lines)
         self._file = self.lines.open('wb', buffering=0)
         self._append(self._header)
         self.whole.unlink(missing_ok=True)  # it holds the results of a run before
@@ -87,6 +91,19 @@ class Results:
             for line in lines:
                 content = json.loads(line).get(name, [])
                 yield from content if isinstance(content, list) else [content]
+
+
+def _keep_aside(lines: Path) -> Path | None:
+    """Rename the lines of a killed run to a free name; return it, or None where they hold none."""
+    if not lines.is_file():
+        return None
+    with lines.open('rb') as content:
+        if sum(1 for _ in zip(content, range(2), strict=False)) < 2:  # a header at most
+            return None
+    number = 1
+    while (kept := lines.with_name(f'{lines.stem}_killed_{number}{lines.suffix}')).exists():
+        number += 1
+    return lines.rename(kept)
 
 
 def _write_list(out: Any, name: str, items: Any) -> None:
