@@ -10,7 +10,14 @@ import pytest
 from commands import call
 from PIL import Image, PngImagePlugin
 
-from navit_backbone.tasks.common.bit_depth import darkness_of, read_deep, stated_largest
+from navit_backbone.tasks.common.bit_depth import (
+    darkness_of,
+    read_deep,
+    sample_files,
+    sample_images,
+    stated_largest,
+)
+from navit_backbone.tasks.common.clip_data import NaViTClipDataset
 from navit_backbone.tools import prepare_data
 
 RAMP = np.linspace(0, 4095, 24).astype(np.uint16).reshape(4, 6)
@@ -77,6 +84,22 @@ def test_12_bits_in_16_are_stretched_to_8(
         assert (found == np.rint(values * (255 / 4095))).all()
     assert (tmp_path / 'out/d.jpg').read_bytes() == b'of 8 bits'
     assert 'nothing is overwritten' in call(monkeypatch, prepare_data, *command)
+
+
+def test_dark_frames_of_clips_are_named_with_the_folder_of_all(tmp_path: Path) -> None:
+    clips = [tmp_path / 'clips/run/a', tmp_path / 'clips/walk/b']
+    for clip in clips:
+        clip.mkdir(parents=True)
+        write_png(clip / '1.png', RAMP * 0)  # black, as many clips begin
+        for number in (2, 3):
+            write_png(clip / f'{number}.png', RAMP)
+        (clip / 'a.txt').write_text('no frame')
+    data = NaViTClipDataset(kind='frames', data_root=str(tmp_path / 'clips'), pipeline=[])
+    files = sample_files(data)
+    assert files == sample_images(clips) == [str(clip / '2.png') for clip in clips]
+    text = darkness_of(files)
+    assert text.startswith(f'{clips[0] / "2.png"}: ')
+    assert f'prepare_data.py depth {tmp_path}/clips --out {tmp_path}/clips_8bit' in text
 
 
 def test_the_value_of_the_command_line_goes_before_all(

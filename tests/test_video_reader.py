@@ -157,6 +157,19 @@ def test_a_frame_of_another_size_and_an_empty_folder(tmp_path):
         FrameFolder(str(tmp_path / 'nothing'))
 
 
+def test_frames_that_a_folder_holds_twice_are_refused(tmp_path):
+    folder = write_frames(tmp_path / 'clip', [1, 2, 3])
+    for number in (2, 3):
+        Image.fromarray(frame_of(number)).save(folder / f'img_{number}.jpg')
+    with pytest.raises(
+        UnreadableVideoError, match=r'clip: 2 frames .* img_2\.jpg and img_2\.png.*one suffix'
+    ):
+        FrameFolder(str(folder))
+    for number in (2, 3):
+        (folder / f'img_{number}.png').unlink()
+    assert FrameFolder(str(folder)).num_frames == 3  # one .png and two .jpg of other names
+
+
 def test_a_picture_is_a_clip_of_one_frame(tmp_path):
     file = tmp_path / 'picture.png'
     Image.fromarray(frame_of(7, (33, 21))).save(file)

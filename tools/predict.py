@@ -45,6 +45,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from rich.progress import track
 
+from navit_backbone.tasks.common.bit_depth import darkness_of, sample_images
 from navit_backbone.tasks.common.dataset import LOADER_ERRORS
 from navit_backbone.tasks.common.folders import find_files, find_folders, search, visible
 from navit_backbone.tasks.common.output_files import OutputNames
@@ -116,6 +117,8 @@ def predict(args: argparse.Namespace) -> int:
     model_side, output_side = tools_for(task_of(cfg, args.config))
     frames = cfg.test_dataloader.dataset.get('kind') == 'frames'
     files = find_inputs(args.inputs, args.out_dir, model_side.suffixes, frames=frames)
+    if dark := darkness_of(sample_images(list(files))):
+        print(dark, file=sys.stderr)
     predictor = model_side(cfg, args.checkpoint, device=args.device)
     output = output_side(args.out_dir, predictor, args.score_thr)
     header = {

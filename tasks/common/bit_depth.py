@@ -7,6 +7,7 @@ at 15 of 255 at most.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,16 @@ def read_deep(file: str | Path) -> np.ndarray | None:
 
 def darkness_of(files: Sequence[str]) -> str:
     """Describe that images of 16 bits are dark as they are loaded; empty where they are not."""
-    largest, first = 0, ''
+    largest, deep = 0, []
     for file in files:
         if (image := read_deep(file)) is not None:
             largest = max(largest, stated_largest(file) or int(image.max()))
-            first = first or file
+            deep.append(file)
     if not 0 < largest < _DARK:
         return ''
-    folder = Path(first).parent
+    folder = os.path.commonpath([Path(file).parent for file in deep])  # of all clips, for frames
     return (
-        f'{first}: an image of 16 bits whose values reach {largest:,}. Loading keeps the upper 8 '
+        f'{deep[0]}: an image of 16 bits whose values reach {largest:,}. Loading keeps the upper 8 '
         f'of 16 bits, so it is seen at {largest >> 8} of 255 at most. Fix: python '
         f'tools/prepare_data.py depth {folder} --out {folder}_8bit writes images of 8 bits that '
         'use the whole range'
@@ -137,7 +138,20 @@ class BitDepthHook(Hook):
 
 
 def sample_files(dataset: Any) -> list[str]:
-    """Return some of the files of a data set; for folders of frames their first frames."""
+    """Return some of the images of a data set, as `sample_images` does."""
     step = max(1, len(dataset) // _NUM_READ)
-    files = [Path(file_of(dataset.get_data_info(i))) for i in range(0, len(dataset), step)]
-    return [str(next(iter(visible(file)), file)) if file.is_dir() else str(file) for file in files]
+    return sample_images(
+        [Path(file_of(dataset.get_data_info(i))) for i in range(0, len(dataset), step)]
+    )
+
+
+def sample_images(files: Sequence[Path]) -> list[str]:
+    """Return some of the files, evenly spaced; for folders of frames their middle frames."""
+    some = files[:: max(1, len(files) // _NUM_READ)]
+    return [str(_middle_frame(file) if file.is_dir() else file) for file in some]
+
+
+def _middle_frame(folder: Path) -> Path:
+    """Return an image of a folder; the first one is black in many clips."""
+    frames = [file for file in visible(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
+    return frames[len(frames) // 2] if frames else folder

@@ -237,7 +237,8 @@ class PyAVReader:
 class FrameFolder:
     """Reader of a folder of images, the frames in the order of the numbers in their names.
 
-    Raises UnreadableVideoError if it has no images, or not the `num_frames` that a list states.
+    Raises UnreadableVideoError if it has no images, two of one name (``1.jpg``, ``1.png``), or not
+    the `num_frames` that a list states.
     """
 
     def __init__(
@@ -246,6 +247,7 @@ class FrameFolder:
         self.files = frame_files(folder)
         if not self.files:
             raise UnreadableVideoError(f'{folder}: no images in it, or no such folder')
+        _refuse_frames_twice(folder, self.files)
         if num_frames is not None and num_frames != len(self.files):
             raise UnreadableVideoError(
                 f'{folder}: holds {len(self.files)} frames, the list says {num_frames}'
@@ -301,6 +303,19 @@ def frame_files(folder: str) -> list[str]:
     files = visible(folder) if Path(folder).is_dir() else ()
     found = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
     return [str(file) for file in sorted(found, key=_natural)]
+
+
+def _refuse_frames_twice(folder: str, files: Sequence[str]) -> None:
+    """Raise where names differ by their suffix only: each frame would be shown twice."""
+    by_stem: dict[str, list[str]] = {}
+    for file in map(Path, files):
+        by_stem.setdefault(file.stem, []).append(file.name)
+    twice = [names for names in by_stem.values() if len(names) > 1]
+    if twice:
+        raise UnreadableVideoError(
+            f'{folder}: {len(twice)} frames are there twice, as {" and ".join(twice[0])}. Fix: '
+            'keep the images of one suffix'
+        )
 
 
 def video_measure(file: str) -> Measured:
