@@ -22,7 +22,8 @@ class ClassCheckHook(Hook):
     """Refuse a model that counts other classes than the data has, and splits that do not fit.
 
     Splits have to agree in their classes and share no group. A test, or a resumed training, on data
-    that gives the classes of the checkpoint's training other numbers is refused too.
+    that gives the classes of the checkpoint's training other numbers is refused too. Training that
+    starts from such a checkpoint (`load_from`) logs a warning.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,8 @@ class ClassCheckHook(Hook):
         check_classes(runner.model, runner.train_dataloader.dataset)
         if runner._resume:
             check_resumed(self._trained, runner.train_dataloader.dataset)
+        elif remark := order_remark(self._trained, runner.train_dataloader.dataset):
+            runner.logger.warning(remark)
         if runner.val_loop is not None:
             check_same_classes(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
             check_groups(runner.train_dataloader.dataset, runner.val_dataloader.dataset)
@@ -89,6 +92,23 @@ def check_resumed(trained: Sequence[str], dataset: Any) -> None:
         f'{few(names)}: it goes on with the same numbers under the new names',
         'current',
         logging.WARNING,
+    )
+
+
+def order_remark(trained: Sequence[str], dataset: Any) -> str:
+    """Describe that the checkpoint to start from numbers the classes otherwise; '' if it does not.
+
+    A head for another number of classes is not loaded, so nothing is wrong then.
+    """
+    names = list(dataset.metainfo['classes'])
+    if len(trained) != len(names) or not (moved := _moved(trained, names)):
+        return ''
+    name, number = moved
+    return (
+        f'{named(dataset)} has the classes {few(names)}, and the checkpoint of load_from was '
+        f'trained on {few(list(trained))}: {name!r} is number {names.index(name)} here and was '
+        f'{number}. Its head starts with the weights of other classes, and has to learn them '
+        'again. Fix: give the data the order of the checkpoint'
     )
 
 
