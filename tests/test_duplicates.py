@@ -81,6 +81,32 @@ def test_bytes_of_one_size_that_differ_at_either_end_are_two(tmp_path):
     assert duplicate_groups(paths) == [Group((0, 3), exact=True)]
 
 
+@pytest.mark.parametrize('size', [3 << 20, 1 << 21, (1 << 21) + 1])
+def test_large_files_that_differ_in_the_middle_are_two(tmp_path, size):
+    """Files that agree in size and at both ends, as raw video often does, are read whole."""
+    paths = [str(tmp_path / name) for name in 'abc']
+    for path, middle in zip(paths, (0, 1, 0), strict=True):
+        data = bytearray(size)
+        data[size // 2] = middle
+        Path(path).write_bytes(data)
+    assert duplicate_groups(paths) == [Group((0, 2), exact=True)]
+
+
+def test_a_look_alike_is_one_of_all_exact_copies(scenes, tmp_path):
+    """Even where the first of the copies has no suffix of an image."""
+    blob = tmp_path / 'blob'
+    blob.write_bytes(Path(scenes[0]).read_bytes())
+    near = saved(scene(0), tmp_path / 'near.jpg', quality=60)
+    assert duplicate_groups([str(blob), near, *scenes]) == [
+        Group((0, 2), exact=True),
+        Group((0, 1, 2), exact=False),
+    ]
+    splits = dict(train=named([str(blob)]), val=named(scenes[:2]), test=named([near]))
+    exact, *alike = (remark.text.split('. Fix')[0] for remark in duplicate_remarks(splits))
+    assert exact.endswith('equal bytes: 0.png = blob')
+    assert [text.split(': ')[-1] for text in alike] == ['near.jpg = blob', 'near.jpg = 0.png']
+
+
 def test_files_that_are_missing_empty_or_folders_are_alone(tmp_path):
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
@@ -197,12 +223,12 @@ def test_copies_across_splits_and_within_one_are_counted(scenes, tmp_path):
         ('test', False),
     ]
     twice, both, alike, val_and_test = (remark.text for remark in remarks)
-    assert twice == '1 samples stand twice in train: 0.png = 0.png'
-    assert both.startswith('1 of 3 samples of val are in training too, the same files or equal b')
+    assert twice == '1 sample stands twice in train: 0.png = 0.png'
+    assert both.startswith('1 of 3 samples of val is in training too, the same files or equal b')
     assert ': 2.png = 2.png. Fix: ' in both
-    assert alike.startswith('1 of 3 samples of val look like one of training, as copies')
+    assert alike.startswith('1 of 3 samples of val looks like one of training, as copies')
     assert ': near.jpg = 1.png. Fix: ' in alike
-    assert val_and_test.startswith('1 of 2 samples of test are in val too')
+    assert val_and_test.startswith('1 of 2 samples of test is in val too')
 
 
 def test_the_training_set_as_validation_is_a_leak(scenes):
@@ -216,7 +242,7 @@ def test_more_files_than_are_compared_go_by_their_paths(scenes, tmp_path):
     splits = dict(train=named(scenes), val=named([scenes[0], copy]))
     limit, both = duplicate_remarks(splits, max_compared=7)
     assert limit.text.startswith('8 files are more than 7')
-    assert both.text.startswith('1 of 2 samples of val are in training too')
+    assert both.text.startswith('1 of 2 samples of val is in training too')
     (both,) = duplicate_remarks(splits, max_compared=8)
     assert both.text.startswith('2 of 2 samples of val are in training too')
 

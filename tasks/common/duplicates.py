@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from .dataset import file_of, seeded_parts
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured, measured_files
 from .resampling import resize_image
-from .wording import few
+from .wording import counted, few
 
 MAX_AT_START = 5_000  # files that are compared before training; the doctor compares more
 MAX_COMPARED = 200_000
@@ -59,23 +59,26 @@ class Remark:
 def duplicate_groups(paths: Sequence[str], *, looks: bool = True) -> list[Group]:
     """Return the groups of two or more files that are one, exact ones first.
 
-    Images are compared by their looks too, unless `looks` is False; of images that are exact copies
-    only the first is. Folders, as those of frames, and files that cannot be read are compared by
-    their paths alone.
+    Images are compared by their looks too, unless `looks` is False; of exact copies one is, and the
+    others join its group. Folders, as those of frames, and files that cannot be read are compared
+    by their paths alone.
     """
     same = _Labels(len(paths))
     for members in _by_key(map(os.path.realpath, paths)):
         same.join(members)
     firsts = same.firsts()
-    for members in _by_key(_contents([paths[i] for i in firsts]), firsts):
-        same.join(members)
+    for members in _equal_files([paths[i] for i in firsts]):
+        same.join([firsts[i] for i in members])
     groups = [Group(members, exact=True) for members in same.groups()]
     if not looks:
         return groups
-    images = [i for i in same.firsts() if paths[i].lower().endswith(PICTURE_SUFFIXES)]
-    alike = _look_alikes([paths[i] for i in images])
+    copies = same.copies()
+    images = [[i for i in part if paths[i].lower().endswith(PICTURE_SUFFIXES)] for part in copies]
+    compared = [number for number, part in enumerate(images) if part]
+    alike = _look_alikes([paths[images[number][0]] for number in compared])
     return groups + [
-        Group(tuple(images[i] for i in members), exact=False) for members in alike.groups()
+        Group(tuple(sorted(i for m in members for i in copies[compared[m]])), exact=False)
+        for members in alike.groups()
     ]
 
 
@@ -108,46 +111,71 @@ def duplicate_remarks(
         groups = [Group(tuple(members), exact=True) for members in paths]
     else:
         groups = duplicate_groups([path for _, _, path in samples])
+    exact = _Labels(len(samples))
+    for group in groups:
+        if group.exact:
+            exact.join(group.members)
     for split in parts:
-        yield from _within(split, samples, groups)
+        yield from _within(split, samples, groups, exact.of)
     for one, other in combinations(parts, 2):
-        yield from _across(one, other, samples, groups)
+        yield from _across(one, other, samples, groups, exact.of)
 
 
 def _within(
-    split: str, samples: Sequence[tuple[str, str, str]], groups: Iterable[Group]
+    split: str,
+    samples: Sequence[tuple[str, str, str]],
+    groups: Iterable[Group],
+    exact_N: np.ndarray,
 ) -> Iterator[Remark]:
-    for exact, words in ((True, 'stand twice in {}'), (False, 'look like another one of {}')):
-        found = [
-            [samples[i][1] for i in group.members if samples[i][0] == split]
-            for group in groups
-            if group.exact == exact
-        ]
-        pairs = [f'{names[0]} = {name}' for names in found for name in names[1:]]
-        if pairs:
-            yield Remark(f'{len(pairs):,} samples {words.format(split)}: {few(pairs)}', split)
-
-
-def _across(
-    one: str, other: str, samples: Sequence[tuple[str, str, str]], groups: Iterable[Group]
-) -> Iterator[Remark]:
-    total = sum(split == other for split, _, _ in samples)
-    where = 'training' if one == 'train' else one
-    for exact, words in (
-        (True, f'are in {where} too, the same files or equal bytes'),
-        (False, f'look like one of {where}, as copies that were resized or saved again do'),
+    """Describe the pairs of one split; samples of one label in `exact_N` are exact copies."""
+    for exact, one, several in (
+        (True, 'stands twice in', 'stand twice in'),
+        (False, 'looks like another one of', 'look like another one of'),
     ):
         pairs = []
         for group in groups:
-            names = {
-                split: [samples[i][1] for i in group.members if samples[i][0] == split]
-                for split in (one, other)
-            }
-            if group.exact == exact and names[one]:
-                pairs += [f'{name} = {names[one][0]}' for name in names[other]]
+            if group.exact != exact:
+                continue
+            members = [i for i in group.members if samples[i][0] == split]
+            if not exact:  # one of each set of exact copies, which are listed as such
+                members = list({exact_N[i]: i for i in reversed(members)}.values())[::-1]
+            pairs += [f'{samples[members[0]][1]} = {samples[i][1]}' for i in members[1:]]
         if pairs:
+            words = f'{counted(len(pairs), "sample")} {one if len(pairs) == 1 else several}'
+            yield Remark(f'{words} {split}: {few(pairs)}', split)
+
+
+def _across(
+    one: str,
+    other: str,
+    samples: Sequence[tuple[str, str, str]],
+    groups: Iterable[Group],
+    exact_N: np.ndarray,
+) -> Iterator[Remark]:
+    """Describe the pairs of two splits; samples of one label in `exact_N` are exact copies."""
+    total = sum(split == other for split, _, _ in samples)
+    where = 'training' if one == 'train' else one
+    for exact, words in (
+        (True, f'in {where} too, the same files or equal bytes'),
+        (False, f'like one of {where}, as copies that were resized or saved again do'),
+    ):
+        pairs = []
+        for group in groups:
+            if group.exact != exact:
+                continue
+            ones = [i for i in group.members if samples[i][0] == one]
+            listed = set() if exact else {exact_N[i] for i in ones}  # as exact copies
+            others = [i for i in group.members if samples[i][0] == other]
+            pairs += [
+                f'{samples[i][1]} = {samples[ones[0]][1]}'
+                for i in others
+                if ones and exact_N[i] not in listed
+            ]
+        if pairs:
+            verb = ('is', 'are') if exact else ('looks', 'look')
             yield Remark(
-                f'{len(pairs):,} of {total:,} samples of {other} {words}: {few(pairs)}. Fix: take '
+                f'{len(pairs):,} of {counted(total, "sample")} of {other} '
+                f'{verb[len(pairs) > 1]} {words}: {few(pairs)}. Fix: take '
                 'them out of one of the two; tools/prepare_data.py split puts them on one side',
                 other,
                 is_leak=exact and one == 'train',
@@ -218,16 +246,27 @@ def _by_key(keys: Iterable[Hashable], numbers: Sequence[int] | None = None) -> l
     return [members for members in groups.values() if len(members) > 1]
 
 
-def _contents(paths: Sequence[str]) -> list[Measured | None]:
-    """Return the size and hash of each file; None where no other file has its size."""
-    sizes = [_size(path) for path in paths]
-    doubted = {i for members in _by_key(sizes) for i in members}
-    chosen = sorted(doubted)
-    if not chosen:
-        return [None] * len(paths)
-    found = measured_files([paths[i] for i in chosen], content_hash, what='bytes')
-    by_number = dict(zip(chosen, found, strict=True))
-    return [by_number.get(i) for i in range(len(paths))]
+def _equal_files(paths: Sequence[str]) -> list[list[int]]:
+    """Return the groups of two or more files of equal bytes.
+
+    Files of one size are compared by their ends; whole files are read only where the ends agree.
+    """
+    one_size = [i for members in _by_key(map(_size, paths)) for i in members]
+    groups = _equal_by(content_hash, paths, one_size, what='bytes')
+    whole = [members for members in groups if (_size(paths[members[0]]) or 0) <= 2 * _NUM_BYTES]
+    long = [members for members in groups if (_size(paths[members[0]]) or 0) > 2 * _NUM_BYTES]
+    in_doubt = [i for members in long for i in members]
+    return whole + _equal_by(whole_hash, paths, in_doubt, what='whole files')
+
+
+def _equal_by(
+    measure: Callable[[str], Measured], paths: Sequence[str], numbers: Sequence[int], *, what: str
+) -> list[list[int]]:
+    """Return the groups of the `numbers` whose files have one measure."""
+    numbers = sorted(numbers)
+    if not numbers:
+        return []
+    return _by_key(measured_files([paths[i] for i in numbers], measure, what=what), numbers)
 
 
 def _size(path: str) -> int | None:
@@ -247,6 +286,15 @@ def content_hash(file: str) -> Measured:
             content.seek(max(_NUM_BYTES, size - _NUM_BYTES))
             digest.update(content.read())
     return size, int.from_bytes(digest.digest(), 'big')
+
+
+def whole_hash(file: str) -> Measured:
+    """Return the size in bytes and a hash of all bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(file, 'rb') as content:
+        while part := content.read(_NUM_BYTES):
+            digest.update(part)
+    return os.path.getsize(file), int.from_bytes(digest.digest(), 'big')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -328,3 +376,7 @@ class _Labels:
     def groups(self) -> list[tuple[int, ...]]:
         """Return the groups of two or more."""
         return [tuple(members) for members in _by_key(self.of.tolist())]
+
+    def copies(self) -> list[tuple[int, ...]]:
+        """Return all groups, those of one number included, in the order of their first numbers."""
+        return [tuple(sorted(self._members.get(first, [first]))) for first in self.firsts()]
