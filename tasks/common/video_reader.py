@@ -122,10 +122,17 @@ class PyAVReader:
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Yield the decoded frames from the start of the file."""
+        count = 0
         try:
             with av.open(self.file) as container:
-                yield from container.decode(video_stream(container))
+                for frame in container.decode(video_stream(container)):
+                    count += 1
+                    yield frame
         except _FAULTS as error:
+            if count and isinstance(error, av.error.InvalidDataError):
+                raise UnreadableVideoError(
+                    f'{self.file}: damaged, decoding stops after {count} frames'
+                ) from error
             raise self._unreadable(error) from error
 
     def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
