@@ -5,6 +5,7 @@ import pytest
 from clip_files import RED, frame_of, number_of, write_sound, write_video
 from PIL import Image
 
+from navit_backbone.tasks.common.container_size import stated_num_bytes
 from navit_backbone.tasks.common.video_reader import (
     FrameFolder,
     Picture,
@@ -124,6 +125,56 @@ def test_a_file_cut_off_behind_its_index_is_found_by_its_header(tmp_path):
     cut(file, 0.6)
     with pytest.raises(UnreadableVideoError, match=r'cut off, it has \d+ of the 60 frames'):
         video_measure(str(file))
+
+
+@pytest.mark.parametrize(
+    ('name', 'codec'),
+    [
+        ('a.avi', 'mpeg4'), ('b.avi', 'libx264'), ('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9'),
+        ('a.wmv', 'wmv2'),
+    ],
+)  # fmt: skip
+def test_a_file_shorter_than_its_header_states_is_refused(tmp_path, name, codec):
+    file = write_video(tmp_path / name, content=noise(30), codec=codec)
+    size = file.stat().st_size
+    assert stated_num_bytes(file) is not None
+    assert open_video(str(file)).num_frames == 30
+    cut(file, 0.6)
+    message = rf'{name}: cut off, it has \d+ frames in {int(0.6 * size):,} bytes, .* states [\d,]+'
+    with pytest.raises(UnreadableVideoError, match=message):
+        video_measure(str(file))
+
+
+@pytest.mark.parametrize(('name', 'codec'), [('a.avi', 'mpeg4'), ('a.mkv', 'libx264')])
+def test_a_file_without_its_index_alone_is_whole(tmp_path, name, codec):
+    file = write_video(tmp_path / name, codec=codec)
+    content = file.read_bytes()
+    index = content.rindex({'a.avi': b'idx1', 'a.mkv': b'\x1c\x53\xbb\x6b'}[name])
+    file.write_bytes(content[:index])
+    assert stated_num_bytes(file) > index
+    assert [number_of(frame) for frame in open_video(str(file)).read(ORDER)] == ORDER
+
+
+@pytest.mark.parametrize('size', [0, 2**32 - 1, 100])
+def test_wrong_sizes_and_counts_of_avi_are_no_cut(tmp_path, size):
+    """Recorders leave the size open, or state too few bytes; others state too many frames."""
+    file = write_video(tmp_path / 'a.avi', codec='mpeg4')
+    content = bytearray(file.read_bytes())
+    content[4:8] = size.to_bytes(4, 'little')
+    place = content.index(b'strh') + 8 + 32
+    assert int.from_bytes(content[place : place + 4], 'little') == 20
+    content[place : place + 4] = (5000).to_bytes(4, 'little')
+    file.write_bytes(bytes(content))
+    assert [number_of(frame) for frame in open_video(str(file)).read(ORDER)] == ORDER
+
+
+def test_formats_without_a_size_state_none(tmp_path):
+    assert stated_num_bytes(write_video(tmp_path / 'a.mp4')) is None
+    assert stated_num_bytes(write_video(tmp_path / 'a.ts')) is None
+    (tmp_path / 'b.mkv').write_bytes(b'\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\xff')  # a stream
+    assert stated_num_bytes(tmp_path / 'b.mkv') is None
+    (tmp_path / 'c.mkv').write_bytes(b'\x1a\x45\xdf\xa3')
+    assert stated_num_bytes(tmp_path / 'c.mkv') is None
 
 
 def test_a_missing_file():

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from .container_size import stated_num_bytes
+
 ASSUMED_FPS = 25.0  # of a folder of frames, or a video without a clock
 # Formats that store presentation times. Others store decoding times, which are the same only for a
 # codec that decodes in the order of presentation (without B-frames).
@@ -17,6 +19,7 @@ _STORE_PRESENTATION_TIMES = ('mov', 'matroska', 'mpegts', 'flv', 'ogg', 'nut', '
 # Formats in which frames keep their times after a seek; in .wmv and .mpg they can shift by some.
 _SEEKABLE = ('mov', 'matroska', 'mpegts', 'flv', 'ogg', 'avi')
 _PIXEL_ASPECTS = (Fraction(1, 10), Fraction(10))  # beyond: a faulty header
+_LAST_FRAME = 0.5  # seconds that the last frame may last, by which no cut is found
 _VP8_SHOWN = 0x10  # a bit of the first byte of a packet
 _H264_IDR = 5  # the type of a unit
 
@@ -94,6 +97,7 @@ def read_frame_table(container: Any) -> FrameTable:
             f'cut off, it has {len(packets)} of the {stated} frames that its header states: '
             'copy or export it again'
         )
+    _refuse_missing_bytes(container, stream, packets)
     decode_stamps = [dts for _, dts, _, shown in packets if shown and dts is not None]
     name = container.format.name.split(',')[0]
     stores_times = name in _STORE_PRESENTATION_TIMES or not context.has_b_frames
@@ -112,6 +116,29 @@ def read_frame_table(container: Any) -> FrameTable:
         pixel_aspect=_pixel_aspect(stream.sample_aspect_ratio),
         size=(context.height, context.width),
     )
+
+
+def _refuse_missing_bytes(
+    container: Any, stream: Any, packets: list[tuple[Any, Any, bool, bool]]
+) -> None:
+    """Raise if the file is shorter than it states, and so is the video.
+
+    Either alone proves nothing: an index at the end may be cut off, and headers can be wrong.
+    """
+    stated, size = stated_num_bytes(container.name), container.size
+    if stated is None or stated <= size:
+        return
+    if stream.frames:
+        is_short = stream.frames > len(packets)
+    else:
+        shown = [pts for pts, _, _, _ in packets if pts is not None]
+        end = float((max(shown, default=0)) * stream.time_base)
+        is_short = container.duration is None or end + _LAST_FRAME < container.duration / 1e6
+    if is_short:
+        raise UnreadableVideoError(
+            f'cut off, it has {len(packets)} frames in {size:,} bytes, and its header states '
+            f'{stated:,} bytes: copy or export it again'
+        )
 
 
 def _presentation_stamps(packets: list[tuple[Any, Any, bool, bool]]) -> list[int] | None:
