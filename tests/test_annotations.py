@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 from coco_files import SIZES, write_coco
+from hypothesis import given
+from hypothesis import strategies as st
 from mmdet.datasets import CocoDataset
 from pycocotools import mask as coco_mask
 
@@ -14,7 +16,7 @@ from navit_backbone.tasks.detection.annotations import (
     image_path,
     read_annotations,
 )
-from navit_backbone.tasks.detection.masks import mask_area, mask_fault, run_lengths
+from navit_backbone.tasks.detection.masks import mask_area, mask_box, mask_fault, run_lengths
 
 NAN = float('nan')
 
@@ -65,7 +67,8 @@ def test_a_sound_file_is_read_as_it_is(tmp_path):
         ('annotations', dict(category_id='two'), r'one of the 3 categories \(2, 5, 8\)'),
         ('annotations', dict(image_id=True), 'image_id must be a number or a text'),
         ('annotations', dict(image_id=NAN), 'image_id must be a number or a text'),
-        ('annotations', dict(bbox=None), "each needs the field 'bbox'"),
+        ('annotations', dict(bbox=[1, 2, 10**30, 4]), 'must lie within 1,048,576 pixels; 1 of 8'),
+        ('annotations', dict(bbox=[-(2**21), 2, 3, 4]), r'.*the first: {"id": 2, .*-2097152'),
         ('annotations', dict(bbox=[1, 2, 3]), 'bbox must be four numbers'),
         ('annotations', dict(bbox=['1', '2', '3', '4']), 'bbox must be four numbers'),
         ('annotations', dict(bbox=[1, 2, NAN, 4]), 'bbox must be four numbers'),
@@ -253,6 +256,68 @@ def test_an_absent_area_is_that_of_the_mask_else_of_the_box(tmp_path):
     assert found.remarks == (
         '8 of 8 annotations have no area, which is taken from their mask or box',
     )
+
+
+@pytest.mark.parametrize('absent', ['removed', None, []])
+def test_an_absent_box_is_that_of_the_mask(tmp_path, absent):
+    """Of polygons around their corners, of run lengths around their pixels, as COCO's boxes are."""
+    pixels = np.zeros(SIZES[0], np.uint8)
+    pixels[3:7, 5:40] = pixels[30, 20] = 1
+    runs = coco_mask.encode(np.asfortranarray(pixels))
+    masks = [
+        [[1.5, 2, 9, 2, 9, 8.25], [1, 2, 3, 4], [4, 1, 6, 1, 6, 12]],
+        dict(size=list(SIZES[0]), counts=runs['counts'].decode()),
+        None,
+    ]
+
+    def edit(content):
+        for item, mask in zip(content['annotations'], masks, strict=False):
+            if mask:
+                item.update(segmentation=mask, bbox=absent)
+                if absent == 'removed':
+                    del item['bbox']
+
+    found = edited(tmp_path, edit)
+    boxes = [item['bbox'] for item in found.annotations]
+    assert boxes[:2] == [[1.5, 1, 7.5, 11], coco_mask.toBbox(runs).tolist()]
+    assert boxes[1] == [5, 3, 35, 28]
+    (remark,) = found.remarks
+    assert remark == ('2 of 8 annotations have no bbox, which is taken from their mask: id 1, 2')
+
+
+@pytest.mark.parametrize('mask', [None, [], [[1, 2, 3, 4]], dict(size=[61, 113], counts=[5])])
+def test_an_absent_box_without_a_sound_mask_is_named(tmp_path, mask):
+    def edit(content):
+        del content['annotations'][1]['bbox']
+        content['annotations'][1]['segmentation'] = mask
+
+    with pytest.raises(
+        ValueError,
+        match='each needs the field \'bbox\', or a mask to take it from; 1 of 8 is .*first: {"id": 2',
+    ):
+        edited(tmp_path, edit)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
+def test_the_box_of_run_lengths_is_that_of_pycocotools(height, width, seed):
+    random = np.random.default_rng(seed)
+    pixels = (random.random((height, width)) < random.random() ** 2).astype(np.uint8)
+    rows, columns = np.nonzero(pixels)
+    runs = np.flatnonzero(np.diff(pixels.T.ravel(), prepend=0, append=2)) if pixels.size else []
+    counts = np.diff(runs, prepend=0).tolist()
+    box = mask_box(dict(size=[height, width], counts=counts))
+    assert box == (
+        None
+        if not len(rows)
+        else [
+            columns.min(),
+            rows.min(),
+            columns.max() - columns.min() + 1,
+            rows.max() - rows.min() + 1,
+        ]
+    )
+    encoded = coco_mask.encode(np.asfortranarray(pixels))
+    assert (box or [0, 0, 0, 0]) == coco_mask.toBbox(encoded).tolist()
 
 
 @pytest.mark.parametrize(('value', 'expected'), [(None, 0), (False, 0), (True, 1), (1, 1)])
@@ -452,6 +517,44 @@ def test_small_boxes_in_whole_pixels_are_no_shares(tmp_path):
     assert edited(tmp_path, of_all(bbox=[1, 0, 1, 1])).unusable() == {}
 
 
+def percent(content):
+    """Images of 480 x 640 and 600 x 800 pixels with boxes of a percentage each, as 12.5."""
+    for image, (h, w) in zip(content['images'], [(480, 640), (600, 800)] * 2, strict=True):
+        image.update(height=h, width=w)
+    for number, item in enumerate(content['annotations']):
+        item.update(bbox=[10.0 * number, 12.5, 30 - 3 * number, 7.5 * number + 30], area=150)
+
+
+def test_boxes_in_percent_are_remarked_on(tmp_path):
+    found = edited(tmp_path, percent)
+    (remark,) = found.unit_remarks()
+    assert remark.startswith(
+        'all 8 boxes lie within the first 100 pixels of images of 540 x 720 pixels (median height '
+        'x width), the first: {"id": 1'
+    )
+    assert 'multiply x and width by the width of the image / 100' in remark
+    assert found.matchable().remarks[-1] == remark  # in evaluations too
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda images, boxes: [image.update(height=100, width=640) for image in images],
+        lambda images, boxes: [image.update(height=64, width=64) for image in images],
+        lambda images, boxes: boxes[3].update(bbox=[80, 12.5, 40, 40]),  # one beyond 100
+        lambda images, boxes: boxes[3].update(bbox=[-1, 12.5, 40, 40]),
+        lambda images, boxes: [box.update(bbox=[1.5, 1, 30, 40]) for box in boxes],  # a corner
+        lambda images, boxes: boxes.__delitem__(slice(4, None)),  # few
+    ],
+)
+def test_boxes_in_pixels_are_not_taken_for_percent(tmp_path, change):
+    def edit(content):
+        percent(content)
+        change(content['images'], content['annotations'])
+
+    assert edited(tmp_path, edit).percent_remark() == ''
+
+
 def test_polygons_that_are_shares_of_the_image_are_refused(tmp_path):
     shares = [[0.1, 0.1, 0.5, 0.1, 0.5, 0.75]]
     found = edited(tmp_path, of_all(segmentation=shares))
@@ -556,9 +659,9 @@ def test_run_lengths_that_pycocotools_would_choke_on_are_named(tmp_path, counts,
         found.without_mask()
 
 
-@pytest.mark.parametrize('far', [1e300, -200_000])
+@pytest.mark.parametrize('far', [1e300, -200_000, 10**400, -(10**400)])
 def test_a_polygon_that_would_take_for_ever_is_named(tmp_path, far):
-    polygon = [[0, 0, 9, 0, 9, far]]
+    polygon = [[0, 0, 9.5, 0, 9, far]]
     found = read_annotations(str(write(tmp_path, 'annotations', segmentation=polygon)))
     with pytest.raises(ValueError, match='within 100,000 pixels of the origin; 1 of 8 is against'):
         found.without_mask()

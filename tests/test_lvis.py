@@ -361,6 +361,22 @@ def test_another_file_than_that_of_the_data_is_refused(tmp_path):
         evaluate(lvis_metric(path, ['a', 'b', 'c']), {77: []}, 'bbox')
 
 
+def test_a_file_whose_boxes_are_all_ignored_is_refused(tmp_path):
+    """LVIS's evaluation leaves boxes marked `ignore` out; COCO's counts them."""
+    path = write_lvis(tmp_path, VAL)
+    content = json.loads(path.read_text())
+    for item in content['annotations']:
+        item['ignore'] = 1
+    path.write_text(json.dumps(content))
+    found = lvis_metric(path, ['a']).stated
+    for training in (True, False):
+        with pytest.raises(ValueError, match='8 marked as ignored .*remove the field ignore'):
+            found.require_objects(['a', 'b', 'c'], training=training)
+    content['annotations'][0]['ignore'] = 0
+    path.write_text(json.dumps(content))
+    read_lvis(str(path)).require_objects(['a', 'b', 'c'], training=False)
+
+
 @pytest.mark.parametrize('metric', ['proposal', [], ['bbox', 'mask']])
 def test_an_unknown_metric_is_refused(tmp_path, metric):
     with pytest.raises(ValueError, match="must be 'bbox', 'segm' or a list of both"):

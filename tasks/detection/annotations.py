@@ -6,7 +6,8 @@ training and all evaluations see the same boxes.
 - An error: whatever contradicts the format (a field missing, text for a number, NaN, run lengths
   that do not add up), and a file of which nothing can be used. It names the file, the rule, the
   first entry and the ids of others.
-- Completed or taken, with a remark: a missing `area`, `iscrowd` or image size, ids that are text
+- Completed or taken, with a remark: a missing `area`, `iscrowd` or image size, a missing `bbox`
+  beside a mask, ids that are text
   in one place and numbers in another, entries that are listed twice, a category that no annotation
   uses and whose name another one has.
 - Left out and counted: what COCO's own files hold too, as boxes without area or outside their
@@ -30,18 +31,21 @@ import numpy as np
 from ..common.picture_sizes import scan
 from ..common.text_files import read_json
 from ..common.wording import few
-from .masks import mask_area, mask_fault, sound_parts
+from .masks import mask_area, mask_box, mask_fault, sound_parts
 
 Entry = dict[str, Any]
 IMAGE_FIELDS = ('id', 'file_name')
 CATEGORY_FIELDS = ('id', 'name')
-_ANNOTATION_FIELDS = ('id', 'image_id', 'category_id', 'bbox')
+_ANNOTATION_FIELDS = ('id', 'image_id', 'category_id')
 _CATEGORY_LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
 _SIDES = ('height', 'width')
 COUNTED = 100  # detections of a class in an image, the best ones, of which COCO's AP is
 _LARGEST = sys.float_info.max  # JSON has whole numbers beyond it; infinity and NaN are not below
 _SIZES_FIX = 'remove both height and width, which are then read from the image files'
+_FARTHEST_BOX = 2**20  # pixels; OpenCV reads no image that is longer
 _FEW_CORNERS = 0.1  # share of the boxes that reach beyond their image
+_MIN_PERCENT_BOXES = 5  # fewer boxes may lie near one corner of their images by chance
+_MIN_PERCENT_SIDE = 200  # pixels; boxes of smaller images may well lie within 100 pixels
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Annotations:
     annotations: list[Entry]
     categories: list[Entry]
     remarks: tuple[str, ...] = ()  # what was completed or left out while reading
+    skips_ignored: bool = False  # whether its evaluation leaves out boxes marked `ignore`, as LVIS
 
     # Sizes of images
 
@@ -119,8 +124,7 @@ class Annotations:
         numbers = _numbers(left_out)
         kept = [item for item in self.annotations if id(item) not in numbers]
         found = replace(self, annotations=kept)
-        if corners := found.corners_remark():
-            remarks.append(corners)
+        remarks += found.unit_remarks()
         return replace(found, remarks=(*self.remarks, *remarks))
 
     def without_mask(self) -> list[Entry]:
@@ -163,6 +167,9 @@ class Annotations:
         left_out = self.unusable() if training else self.unmatchable()
         numbers = _numbers(left_out)
         rest = [item for item in self.annotations if id(item) not in numbers]
+        if self.skips_ignored and not training:
+            left_out['marked as ignored'] = [item for item in rest if item.get('ignore')]
+            rest = [item for item in rest if not item.get('ignore')]
         crowds = [item for item in rest if item['iscrowd']]
         left_out = left_out | {'a crowd (iscrowd=1)': crowds}
         left_out['of another class'] = [
@@ -216,6 +223,38 @@ class Annotations:
         """
         objects = self.most_objects(of_one_class=True)
         return COUNTED if objects <= COUNTED else max(objects, most)
+
+    def unit_remarks(self) -> list[str]:
+        """Describe boxes that look as if they were no [x, y, width, height] in pixels."""
+        return list(filter(None, (self.percent_remark(), self.corners_remark())))
+
+    def percent_remark(self) -> str:
+        """Describe boxes that look like percent of their images, as Label Studio has them; or ''.
+
+        All lie within the first 100 pixels of large images, and some reach beyond half of these.
+        """
+        if len(self.annotations) < _MIN_PERCENT_BOXES:
+            return ''
+        shape = _Shapes(self)
+        right, bottom = shape.x + shape.w, shape.y + shape.h
+        sizes_N2 = np.stack([shape.height, shape.width], 1)
+        sizes_N2 = sizes_N2[~np.isnan(sizes_N2).any(1)]
+        if (
+            min(shape.x.min(), shape.y.min()) < 0
+            or max(right.max(), bottom.max()) > 100.01  # rounded
+            or min(right.max(), bottom.max()) <= 50
+            or not len(sizes_N2)
+            or np.median(sizes_N2.min(1)) < _MIN_PERCENT_SIDE
+        ):
+            return ''
+        height, width = np.median(sizes_N2, 0)
+        return (
+            f'all {len(right):,} boxes lie within the first 100 pixels of images of {height:.0f} x '
+            f'{width:.0f} pixels (median height x width), the first: '
+            f'{_brief(self.annotations[0])}. They may be percent of the image, as Label Studio has '
+            'them. If so, multiply x and width by the width of the image / 100, y and height by '
+            'its height / 100, and remove the field area'
+        )
 
     def corners_remark(self) -> str:
         """Describe boxes that reach beyond their images, as corners given for sizes do; or ''."""
@@ -295,6 +334,7 @@ def read_annotations(
     annotations = _Part(ann_file, 'annotations', content.get('annotations'), _ANNOTATION_FIELDS)
     annotations.drop_repeated(remarks)
     _remark_on_ids(annotations, remarks)
+    _complete_boxes(annotations, remarks)
     _check_boxes(annotations)
     _refer(annotations, 'image_id', images, remarks)
     _refer(annotations, 'category_id', categories, remarks)
@@ -538,9 +578,37 @@ def _check_sizes(images: _Part) -> None:
         images.require(_counts(values), f'{side} must be 1 pixel or more', _SIZES_FIX)
 
 
+def _complete_boxes(annotations: _Part, remarks: list[str]) -> None:
+    """Take the boxes that are absent from the masks; raise where there is no sound mask either.
+
+    mmdet and pycocotools both need the field.
+    """
+    lacking = [item for item in annotations.entries if not _is_given(item.get('bbox'))]
+    if not lacking:
+        return
+    for item in lacking:
+        mask = item.get('segmentation')
+        sound = mask and not mask_fault(mask, None)
+        item['bbox'] = mask_box(mask) if sound else None
+    annotations.require(
+        [item['bbox'] is not None for item in annotations.entries],
+        "each needs the field 'bbox', or a mask to take it from",
+    )
+    remarks.append(
+        f'{len(lacking):,} of {len(annotations.entries):,} annotations have no bbox, which is '
+        f'taken from their mask: id {few([item["id"] for item in lacking])}'
+    )
+
+
+def _is_given(box: Any) -> bool:
+    return box is not None and box != []
+
+
 def _check_boxes(annotations: _Part) -> None:
     boxes = _finite(annotations.column('bbox'), length=4)
     annotations.require(boxes, 'bbox must be four numbers, x, y, width, height')
+    near = [max(map(abs, box)) <= _FARTHEST_BOX for box in annotations.column('bbox')]
+    annotations.require(near, f'the numbers of bbox must lie within {_FARTHEST_BOX:,} pixels')
     areas = [item['area'] for item in annotations.entries if item.get('area') is not None]
     if not _finite(areas).all():
         known = [

@@ -170,8 +170,7 @@ def _training_remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[st
         ids = few([item['id'] for item in entries])
         share = f'{len(entries):,} of {len(found.annotations):,} boxes'
         yield f'{share} are left out of training, {reason}: id {ids}'
-    if remark := found.corners_remark():
-        yield remark
+    yield from found.unit_remarks()
     urls = sum('://' in item.get('file_name', '') for item in found.images)
     if urls:
         yield (

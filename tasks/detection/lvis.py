@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,13 +36,14 @@ class NaViTLVISDataset(NaViTCocoDataset):
 
 
 def read_lvis(ann_file: str, backend_args: Entry | None = None) -> Annotations:
-    """An LVIS annotation file with the lists of classes that its evaluation needs."""
-    return read_annotations(
+    """Return an LVIS annotation file with the lists of classes that its evaluation needs."""
+    found = read_annotations(
         ann_file,
         backend_args,
         image_fields=(*_IMAGE_FIELDS, 'neg_category_ids', 'not_exhaustive_category_ids'),
         category_fields=(*CATEGORY_FIELDS, 'frequency'),
     )
+    return replace(found, skips_ignored=True)
 
 
 @dataclass(frozen=True, kw_only=True)

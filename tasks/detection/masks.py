@@ -104,6 +104,36 @@ def mask_area(segmentation: Any) -> float:
     return sum(map(_polygon_area, sound_parts(segmentation)), 0.0)
 
 
+def mask_box(segmentation: Any) -> list[float] | None:
+    """Return [x, y, width, height] around a mask that `mask_fault` finds nothing against.
+
+    Of polygons around their corners, as COCO's own boxes are. None where a mask has no pixel.
+    """
+    if isinstance(segmentation, dict):
+        return _run_box(run_lengths(segmentation['counts']), segmentation['size'][0])
+    corners = [value for polygon in sound_parts(segmentation) for value in polygon]
+    if not corners:
+        return None
+    (left, top), (right, bottom) = (
+        (float(least(corners[::2])), float(least(corners[1::2]))) for least in (min, max)
+    )
+    return [left, top, right - left, bottom - top]
+
+
+def _run_box(runs: np.ndarray, height: int) -> list[float] | None:
+    """Return the box around the set pixels; runs go down the columns, unset ones first."""
+    ends = runs.cumsum()[1::2]
+    begins = ends - runs[1::2]
+    begins, last = begins[begins < ends], ends[begins < ends] - 1  # runs of no pixel aside
+    if not len(begins):
+        return None
+    left, right = int(begins[0]) // height, int(last[-1]) // height
+    whole = begins // height < last // height  # runs on into the next column
+    top = 0 if whole.any() else int((begins % height).min())
+    bottom = height - 1 if whole.any() else int((last % height).max())
+    return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]
+
+
 def _polygon_area(polygon: Sequence[float]) -> float:
     x, y = np.array(polygon, dtype=float).reshape(-1, 2).T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
@@ -113,15 +143,18 @@ def _is_polygon(value: Any) -> bool:
     return (
         isinstance(value, list)
         and {*map(type, value)} <= {int, float}
-        and abs(sum(value)) <= len(value) * _FARTHEST  # NaN is not
+        # before the sum, which overflows on numbers that are too large for a float
         and (not value or max(max(value), -min(value)) <= _FARTHEST)
+        and sum(value) == sum(value)  # NaN is not
     )
 
 
 def _is_far(polygons: Sequence[Any]) -> bool:
     """Return whether polygons hold only numbers, large ones included."""
     return all(
-        isinstance(value, list) and {*map(type, value)} <= {int, float} and sum(value) == sum(value)
+        isinstance(value, list)
+        and {*map(type, value)} <= {int, float}
+        and all(number == number for number in value)  # NaN is not
         for value in polygons
     )
 
