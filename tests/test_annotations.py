@@ -293,7 +293,7 @@ def test_an_absent_box_without_a_sound_mask_is_named(tmp_path, mask):
 
     with pytest.raises(
         ValueError,
-        match='each needs the field \'bbox\', or a mask to take it from; 1 of 8 is .*first: {"id": 2',
+        match="each needs the field 'bbox', or a mask to take it from; 1 of 8 is .*: {.id.: 2",
     ):
         edited(tmp_path, edit)
 

@@ -8,7 +8,7 @@ from commands import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from navit_backbone.tasks.common.folds import grouped_folds
+from navit_backbone.tasks.common.folds import grouped_folds, hold_out
 from navit_backbone.tools import prepare_data
 
 ROWS = st.lists(st.tuples(st.sampled_from('ab'), st.integers(0, 12)), min_size=20, max_size=80)
@@ -32,6 +32,38 @@ def test_classes_are_even_where_groups_are_single(num, times):
     folds = grouped_folds(labels, list(map(str, range(len(labels)))), num)
     counts = Counter(zip(folds, labels, strict=True))
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+SAMPLES = st.lists(st.tuples(st.integers(0, 30), st.sets(st.sampled_from('abc'))), min_size=1)
+
+
+@given(SAMPLES, st.floats(0.05, 0.95), st.integers(0, 9))
+def test_groups_are_held_out_whole_and_both_sides_have_some(samples, share, seed):
+    groups, classes = zip(*samples, strict=True)
+    held = hold_out(groups, classes, share=share, seed=seed)
+    assert held == hold_out(groups, classes, share=share, seed=seed)
+    assert len(set(zip(groups, held, strict=True))) == len(set(groups))
+    assert len(set(groups)) < 2 or set(held) == {True, False}
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=40), st.integers(0, 9))
+def test_the_share_is_one_of_samples_not_of_groups(sizes, seed):
+    """One group of most samples is not held out, however few groups there are."""
+    sizes = [sum(sizes) * 9, *sizes]
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    held = hold_out(groups, share=0.1, seed=seed)
+    assert not held[0]
+    assert 0 < sum(held) <= len(held) - sizes[0]
+    if len(sizes) > 4:
+        assert abs(sum(held) - 0.1 * len(held)) <= 5
+
+
+def test_the_rarest_class_is_on_both_sides():
+    groups = list(range(40))
+    classes = [{'common'} | ({'rare'} if number in (7, 23) else set()) for number in groups]
+    for seed in range(5):
+        held = hold_out(groups, classes, share=0.2, seed=seed)
+        assert held[7] != held[23] and sum(held) == 8
 
 
 def test_the_command_adds_a_column(tmp_path, monkeypatch, capsys):

@@ -297,6 +297,57 @@ def copied_set(root: Path, count: int = 12) -> Path:
     return file
 
 
+def grouped_set(root: Path, how: str) -> Path:
+    """Images of six groups of four, named by a field of each image or by groups.csv."""
+    (root / 'images').mkdir(parents=True)
+    (root / 'annotations').mkdir()
+    images, boxes = [], []
+    random = np.random.default_rng(0)
+    for number in range(24):
+        pixels = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / f'images/{number}.png'), pixels)
+        image = dict(id=number, file_name=f'{number}.png', height=40, width=40)
+        images.append(image | (dict(group=number % 6) if how == 'field' else {}))
+        box = dict(id=number, image_id=number, category_id=1, bbox=[1, 1, 20, 20])
+        boxes.append(box | dict(area=400, iscrowd=0))
+    if how != 'field':
+        folder, inner = (root, 'images/') if how == 'beside' else (root / 'images', '')
+        rows = [f'{inner}{number}.png,scene {number % 6}\n' for number in range(24)]
+        (folder / 'groups.csv').write_text('file,group\n' + ''.join(rows))
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name='a')])
+    file = root / 'annotations' / 'all.json'
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize('how', ['field', 'beside', 'within'])
+def test_images_of_one_group_are_on_one_side_of_a_split(tmp_path, monkeypatch, how):
+    """Of an annotation file, and of a folder, in the same command."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    file = grouped_set(tmp_path / 'set', how)
+    run_split(monkeypatch, file, '--out', tmp_path / 'out', '--val', '0.3')
+    sides = []
+    for split in ('train', 'val'):
+        content = json.loads((tmp_path / f'out/instances_{split}.json').read_text())
+        sides.append([image['id'] for image in content['images']])
+    if how != 'field':
+        run_split(monkeypatch, tmp_path / 'set/images', '--out', tmp_path, '--val', '0.3')
+        names = ((tmp_path / f'{split}.txt').read_text().split() for split in ('train', 'val'))
+        sides += [[int(name) for name in listed] for listed in names]
+    for train, val in zip(sides[::2], sides[1::2], strict=True):
+        assert (len(train), len(val)) == (16, 8)
+        assert not {number % 6 for number in train} & {number % 6 for number in val}
+
+
+def test_a_table_of_groups_that_lists_no_image_is_named(tmp_path, monkeypatch):
+    file = grouped_set(tmp_path / 'set', 'within')
+    (tmp_path / 'set/images/groups.csv').rename(tmp_path / 'set/groups.csv')
+    for source in (file, tmp_path / 'set/images'):
+        with pytest.raises(ValueError, match='groups.csv lists a group for none of the 24 files'):
+            run_split(monkeypatch, source, '--out', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 def run_split(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['prepare_data.py', 'split', *map(str, arguments)])
     args = tool.parse_args()

@@ -11,12 +11,13 @@
 
 `sample` draws a detection and segmentation set on the spot: nothing is downloaded. `split` makes
 two of one annotation file in COCO's format, or lists the pictures of a folder in train.txt and
-val.txt: to train on, and held out; copies of an image, exact or near, stay on one side. `masks`
-turns label maps in colours into class numbers. `depth` stretches images of 16 bits, of which fewer
-are used, to 8 bits. `motions` cuts clips from still pictures, or from
-drawings, whose class is how they move. `folds` adds a column of folds to a list, groups such as
-those of one camera kept whole. The rest bring the label maps of public data sets, once unpacked, to
-where the configs look for them; what is there already is kept, so a stopped run goes on.
+val.txt: to train on, and held out; copies of an image, exact or near, and images of one group
+(`group` of an image in the file, or groups.csv with the columns file and group) stay on one side.
+`masks` turns label maps in colours into class numbers. `depth` stretches images of 16 bits, of
+which fewer are used, to 8 bits. `motions` cuts clips from still pictures, or from drawings, whose
+class is how they move. `folds` adds a column of folds to a list, groups such as those of one camera
+kept whole. The rest bring the label maps of public data sets, once unpacked, to where the configs
+look for them; what is there already is kept, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def split(args: argparse.Namespace) -> None:
     if not args.annotations.exists():
         raise ValueError(f'no file or folder at {args.annotations}: give a COCO JSON, or pictures')
     # imported here: what a task needs is not there in every set-up
-    from navit_backbone.tasks.detection.split_set import split_annotations
+    from navit_backbone.tasks.detection.split_set import default_images, split_annotations
 
-    images = args.images or args.annotations.absolute().parent.parent / 'images'
+    images = args.images or default_images(args.annotations)
     if args.images and not images.is_dir():
         raise ValueError(f'--images {images}: there is no such folder')
     if not images.is_dir():
@@ -62,7 +63,7 @@ def split(args: argparse.Namespace) -> None:
         args.out,
         share=args.val,
         seed=args.seed,
-        images=images if images.is_dir() else None,
+        images=images,
     )
     counts = {
         name: Counter(item['category_id'] for item in part['annotations'])
@@ -79,6 +80,8 @@ def split(args: argparse.Namespace) -> None:
 def split_folder(args: argparse.Namespace) -> None:
     """train.txt and val.txt: the names of a folder's pictures, a share of them held out."""
     from navit_backbone.tasks.common.duplicates import first_copies
+    from navit_backbone.tasks.common.folds import hold_out
+    from navit_backbone.tasks.common.groups import listed_groups
     from navit_backbone.tasks.segmentation.data import pictures_in
 
     pictures = pictures_in(str(args.annotations))
@@ -87,13 +90,17 @@ def split_folder(args: argparse.Namespace) -> None:
         raise ValueError(
             f'--val {args.val} of {len(names)} pictures: a share between 0 and 1 of two or more'
         )
-    first = first_copies(list(pictures.values()))  # copies of an image go where the first goes
-    ones = sorted({*first})
-    if len(ones) < 2:
-        raise ValueError(f'{args.annotations}: its {len(names)} images are one, there is no split')
-    count = min(len(ones) - 1, max(1, round(args.val * len(ones))))
-    chosen = set(np.random.default_rng(args.seed).permutation(ones)[:count].tolist())
-    held_out = {name for name, one in zip(names, first, strict=True) if one in chosen}
+    files = list(map(str, pictures.values()))
+    folder = args.annotations.absolute()
+    groups = listed_groups(files, [folder, folder.parent, args.out])
+    first = first_copies(files, groups=groups)  # copies of an image go where the first goes
+    if len({*first}) < 2:
+        raise ValueError(
+            f'{args.annotations}: its {len(names)} images are all the same, or of one group: they '
+            'cannot be split'
+        )
+    held = hold_out(first, share=args.val, seed=args.seed)
+    held_out = {name for name, chosen in zip(names, held, strict=True) if chosen}
     args.out.mkdir(parents=True, exist_ok=True)
     for part in ('train', 'val'):
         file = args.out / f'{part}.txt'

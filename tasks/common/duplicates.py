@@ -82,9 +82,16 @@ def duplicate_groups(paths: Sequence[str], *, looks: bool = True) -> list[Group]
     ]
 
 
-def first_copies(paths: Sequence[str], *, looks: bool = True) -> list[int]:
-    """Return for each file the number of the first one that is the same, exactly or to the eye."""
+def first_copies(
+    paths: Sequence[str], *, looks: bool = True, groups: Sequence[str | None] = ()
+) -> list[int]:
+    """Return for each file the number of the first one that is the same, exactly or to the eye.
+
+    Files of one group are taken for the same where `groups` are given; None and '' are none.
+    """
     labels = _Labels(len(paths))
+    for members in _by_key(group or None for group in groups):
+        labels.join(members)
     for group in duplicate_groups(paths, looks=looks):
         labels.join(group.members)
     first: list[int] = labels.of.tolist()

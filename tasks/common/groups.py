@@ -7,7 +7,7 @@ record in the field `group`; a record without one is a group of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,28 @@ class GroupFile:
     @staticmethod
     def _key(file: str | Path) -> str:
         return os.path.abspath(file)
+
+
+def listed_groups(files: Sequence[str], folders: Iterable[str | Path]) -> list[str | None]:
+    """Return the group of each file by the tables in some folders; None where none lists it.
+
+    Raises:
+        ValueError: a table lists none of the files, so its paths are not what they should be.
+    """
+    groups: list[str | None] = [None] * len(files)
+    for folder in dict.fromkeys(map(os.path.abspath, folders)):
+        table = GroupFile(folder)
+        if not table.path.is_file():
+            continue
+        found = [table[file] for file in files]
+        if files and not any(found):
+            raise ValueError(
+                f'{table.path} lists a group for none of the {len(files):,} files, of which the '
+                f'first is {files[0]}. Fix: its column file must have their paths relative to '
+                f'{folder}'
+            )
+        groups = [one or other for one, other in zip(groups, found, strict=True)]
+    return groups
 
 
 def groups_of(dataset: Any) -> set[str]:

@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..common.duplicates import first_copies
+from ..common.folds import hold_out
+from ..common.groups import listed_groups
 from ..common.text_files import read_json
 from .annotations import Annotations, image_path, read_annotations
 
@@ -21,11 +21,12 @@ def split_annotations(
 ) -> dict[str, dict[str, Any]]:
     """Write `out`/instances_train.json and instances_val.json; what each holds.
 
-    About `share` of the pictures is held out, and of the pictures of each class too, as far as they
-    let themselves be told apart: the rarest class comes first, with one picture at least in each
-    file where it has two. The same seed splits alike. Everything else of the file is in both.
-    Images that are one (of one file name and, in the folder `images`, of equal bytes or alike to
-    the eye) are in one of the two.
+    Images are held out by `hold_out`, and everything else of the file is in both. Images that are
+    the same (by file name and, in the folder `images`, by equal bytes or to the eye), and those of
+    one group, stay together: a group is the field `group` of an image, or that of `groups.csv`
+    beside the annotations, the images or one folder above. `images` is by default the folder of
+    that name beside the folder of the annotations.
+
     Raises ValueError, before anything is written, where the file is against the format or too
     small, and where other files stand in `out`.
     """
@@ -34,20 +35,18 @@ def split_annotations(
     read = read_annotations(str(ann_file))
     if len(read.images) < 2:
         raise ValueError(f'{ann_file} lists {len(read.images)} image: two or more can be split')
-    first = _first_of_each(read, images)
-    if len({*first.values()}) < 2:
-        raise ValueError(f'{ann_file}: all of its {len(first)} images are one: nothing to split')
-    chosen = _held_out(
-        list(dict.fromkeys(first.values())),
-        [
-            (first[item['image_id']], item['category_id'])
-            for item in read.annotations
-            if item['image_id'] in first
-        ],
-        share=share,
-        seed=seed,
-    )
-    held_out = {identity for identity, one in first.items() if one in chosen}
+    first = _first_of_each(read, ann_file, images or default_images(ann_file))
+    if len({*first}) < 2:
+        raise ValueError(
+            f'{ann_file}: its {len(first)} images are all the same, or of one group: they cannot '
+            'be split'
+        )
+    classes: defaultdict[Any, set[Any]] = defaultdict(set)
+    for item in read.annotations:
+        classes[item['image_id']].add(item['category_id'])
+    ids = [item['id'] for item in read.images]
+    held = hold_out(first, [classes[identity] for identity in ids], share=share, seed=seed)
+    held_out = {identity for identity, chosen in zip(ids, held, strict=True) if chosen}
     content = read_json(ann_file)
     parts = {}
     for split in SPLITS:
@@ -68,35 +67,16 @@ def split_annotations(
     return parts
 
 
-def _first_of_each(read: Annotations, images: Path | None) -> dict[Any, Any]:
-    """Return for each image id the id of the first image that is the same."""
-    ids = [item['id'] for item in read.images]
-    paths = [image_path(str(images or ''), item['file_name']) for item in read.images]
-    first = first_copies(paths, looks=images is not None)
-    return {identity: ids[number] for identity, number in zip(ids, first, strict=True)}
+def default_images(ann_file: Path) -> Path:
+    """Return where the images of an annotation file are looked for: `images` beside its folder."""
+    return ann_file.absolute().parent.parent / 'images'
 
 
-def _held_out(
-    pictures: list[Any], boxes: list[tuple[Any, Any]], *, share: float, seed: int
-) -> set[Any]:
-    """The pictures to hold out, by (picture, class) of each box."""
-    order = [pictures[i] for i in np.random.default_rng(seed).permutation(len(pictures))]
-    classes_of = defaultdict(set)
-    for picture, name in boxes:
-        classes_of[picture].add(name)
-    with_class = defaultdict(list)
-    for picture in order:
-        for name in classes_of[picture]:
-            with_class[name].append(picture)
-    held_out: set[Any] = set()
-    assigned: set[Any] = set()
-    groups = sorted(with_class.items(), key=lambda item: (len(item[1]), str(item[0])))
-    # all pictures come last: those without boxes, and what the total still lacks
-    for members in [*(members for _, members in groups), order]:
-        least = 1 if len(members) > 1 else 0
-        wanted = min(max(round(share * len(members)), least), len(members) - 1)
-        free = [picture for picture in members if picture not in assigned]
-        lacking = wanted - sum(picture in held_out for picture in members)
-        held_out.update(free[: max(lacking, 0)])
-        assigned.update(free)
-    return held_out
+def _first_of_each(read: Annotations, ann_file: Path, images: Path) -> list[int]:
+    """Return for each image the number of the first one that is the same, or of its group."""
+    paths = [image_path(str(images), item['file_name']) for item in read.images]
+    here = ann_file.absolute().parent
+    listed = listed_groups(paths, [here, here.parent, images, images.absolute().parent])
+    own = [item.get('group') for item in read.images]
+    groups = [str(one or other or '') for one, other in zip(own, listed, strict=True)]
+    return first_copies(paths, looks=images.is_dir(), groups=groups)
