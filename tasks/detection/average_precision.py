@@ -1,6 +1,6 @@
 """COCO's average precision as a statistic: matched once, told for any number of resamples.
 
-Matching is pycocotools' own, and depends on one photo at a time. What follows, the precision at
+Matching is that of COCO, and depends on one photo at a time. What follows, the precision at
 101 recalls, depends on how often each photo is counted, and is done here for many resamples at
 once: a photo counted twice is a photo that stands in the set twice. Detections of equal scores keep
 the order of their photos, in a resample too.
@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 
 from ..common.wording import few
 from .annotations import read_annotations
+from .coco_eval import VectorizedCOCOeval
 
 _RECALLS = Params('bbox').recThrs
 _TINY = np.spacing(1)  # COCO adds it to the number of detections
@@ -164,7 +165,7 @@ class Truth:
         found = self._coco(
             [dict(item, id=i, iscrowd=0) for i, item in enumerate(area, 1)], relative=relative
         )
-        evaluation = COCOeval(truth, found, 'bbox')
+        evaluation = VectorizedCOCOeval(truth, found, 'bbox')
         evaluation.params.areaRng = [list(limits) for limits in ranges]
         evaluation.params.maxDets = [self.counted]
         with redirect_stdout(StringIO()):

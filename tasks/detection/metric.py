@@ -20,6 +20,7 @@ from pycocotools import mask as run_lengths
 
 from ..common.wording import few
 from .annotations import COUNTED, Annotations, Entry, read_annotations
+from .coco_eval import VectorizedCOCOeval
 from .federated_ap import average_precision, ious_of_equal_labels, judge
 from .lvis import LVISPicture, LVISTruth, read_lvis
 
@@ -107,7 +108,7 @@ def _ap_of_all_detections(found: Annotations | None) -> Iterator[None]:
         coco_metric.COCOeval = stock
 
 
-class _WholeImageEval(coco_metric.COCOeval):  # type: ignore[misc]
+class _WholeImageEval(VectorizedCOCOeval):
     """COCOeval that counts as many detections for AP as for the other figures of its summary."""
 
     def summarize(self) -> None:
