@@ -50,6 +50,7 @@ def test_a_sound_file_is_read_as_it_is(tmp_path):
         ('images', dict(file_name=None), "each needs the field 'file_name'"),
         ('images', dict(file_name=7), 'file_name must be a text'),
         ('images', dict(height=None), "each needs the field 'height'"),
+        ('images', dict(width=None), "each needs the field 'width'"),
         ('images', dict(height=0), 'height must be 1 pixel or more'),
         ('images', dict(width=-5), 'width must be 1 pixel or more'),
         ('images', dict(width='640'), 'width must be 1 pixel or more'),
@@ -496,6 +497,17 @@ def test_an_area_of_0_everywhere_stops_training_alone(tmp_path):
     found.require_objects(['a'], training=False)
     with pytest.raises(ValueError, match='8 of area 0 or less .*remove the field area'):
         found.require_objects(['a'], training=True)
+
+
+def test_areas_below_0_are_left_out_of_the_evaluation_by_name(tmp_path):
+    found = edited(tmp_path, lambda content: content['annotations'][5].update(area=-1))
+    assert [item['id'] for item in found.unmatchable()['of an area below 0']] == [6]
+    left = found.matchable()
+    assert len(left.annotations) == 7
+    assert '1 of 8 boxes are left out of the evaluation, of an area below 0: id 6' in left.remarks
+    found = edited(tmp_path, of_all(area=-1))
+    with pytest.raises(ValueError, match='8 of an area below 0 .*remove the field area'):
+        found.require_objects(['a'], training=False)
 
 
 def shares(content):

@@ -11,7 +11,7 @@ from navit_backbone.tasks.segmentation.conversion import coloured
 
 
 def test_no_two_inputs_share_an_output():
-    names = OutputNames()
+    names = OutputNames(clips=True)
     inputs = ['a.jpg', 'a.png', 'x/a.jpg', 'a.webp', 'a.webp.png', 'A.JPG', 'a.jpg', 'clip.avi']
     assert [str(names.assign(Path(name))) for name in inputs] == [
         'a.jpg',
@@ -22,6 +22,18 @@ def test_no_two_inputs_share_an_output():
         'A_2.JPG',
         'a_3.jpg',
         'clip.avi.mp4',
+    ]
+
+
+def test_images_of_any_suffix_are_drawn_as_images():
+    names = OutputNames()
+    inputs = ['a.gif', 'a.avif', 'scan', 'a.PNG', 'IMG.dcm.mp4']
+    assert [str(names.assign(Path(name))) for name in inputs] == [
+        'a.gif.png',
+        'a.avif.png',
+        'scan.png',
+        'a.PNG',
+        'IMG.dcm.mp4.png',
     ]
 
 

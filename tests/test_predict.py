@@ -346,3 +346,28 @@ def test_the_home_folder_is_found_in_inputs(checkpoint, source, monkeypatch, tmp
     arguments = ['~/in/0.jpg', '--out-dir=~/found', *OPTIONS]
     assert call(monkeypatch, predict, CONFIG, checkpoint, *arguments) == 0
     assert files(tmp_path / 'found') == ['0.jpg', 'predictions.json']
+
+
+def test_a_link_to_itself_is_skipped_as_an_unreadable_image(tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    (folder / 'a.jpg').touch()
+    (folder / 'self.jpg').symlink_to('self.jpg')
+    found = find_inputs([str(folder)], tmp_path / 'out', PICTURE_SUFFIXES)
+    assert [file.name for file in found] == ['a.jpg', 'self.jpg']
+
+
+@pytest.mark.parametrize('out', ['in', '.'])
+def test_an_out_dir_around_the_images_is_named(out, tmp_path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in/a.jpg').touch()
+    with pytest.raises(ValueError, match='--out-dir .*set another folder'):
+        find_inputs([str(tmp_path / 'in')], tmp_path / out, PICTURE_SUFFIXES)
+
+
+def test_an_image_of_an_unusual_suffix_is_drawn_as_png(tmp_path):
+    files = [tmp_path / name for name in ('a.gif', 'scan')]
+    for file in files:
+        file.write_bytes(b'')
+    found = find_inputs([*map(str, files)], tmp_path / 'out', PICTURE_SUFFIXES)
+    assert [str(target) for target in found.values()] == ['a.gif.png', 'scan.png']

@@ -262,8 +262,13 @@ def find_inputs(
             top = Path(item.resolve().name)
             files |= {clip: top / clip.relative_to(item) for clip in clips}
         elif item.is_dir():
-            found = find_files(item, suffixes)
-            found = [file for file in found if out_dir.resolve() not in file.resolve().parents]
+            within = find_files(item, suffixes)
+            found = [file for file in within if not _is_below(file, out_dir)]
+            if within and not found:
+                raise ValueError(
+                    f'--out-dir {out_dir} is or holds {item}, and what lies there is taken for '
+                    'drawings: set another folder'
+                )
             if not found:
                 others = search(item, suffixes).others.values()
                 videos = sum(_is_video(file) for listed in others for file in listed)
@@ -272,12 +277,13 @@ def find_inputs(
             files |= {file: file.relative_to(item) for file in found}
         else:
             files[item] = Path(item.name)
-    names = OutputNames(also=label_map_of)
+    clips = frames or any(_is_video(Path(f'clip{suffix}')) for suffix in suffixes)
+    names = OutputNames(also=label_map_of, clips=clips)
     files = {file: names.assign(target) for file, target in files.items()}
-    originals = {file.resolve() for file in files}
+    originals = {os.path.realpath(file) for file in files}
     for file, target in files.items():
         for written in (target, label_map_of(target)):
-            if (out_dir / written).resolve() in originals:
+            if os.path.realpath(out_dir / written) in originals:
                 raise ValueError(
                     f'--out-dir {out_dir} holds {file}, which the drawing would take the place '
                     'of: set another folder'
@@ -321,6 +327,11 @@ def existing_input(text: str, suffixes: Sequence[str]) -> Path:
     raise ValueError(f'no file or folder at {text}')
 
 
+def _is_below(file: Path, folder: Path) -> bool:
+    """Return whether a file is in a folder or below it; follow links as far as they go."""
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(file)).parents
+
+
 def _is_video(file: Path) -> bool:
     return (mimetypes.guess_type(file.name)[0] or '').startswith('video/')
 
@@ -329,11 +340,10 @@ def folders_of_frames(item: Path, out_dir: Path) -> list[Path]:
     """A folder that holds pictures, and those within it that do, but for what was drawn before."""
     if not item.is_dir():
         return []
-    drawn = out_dir.resolve()
     return [
         folder
         for folder in find_folders(item)
-        if drawn not in (folder.resolve(), *folder.resolve().parents)
+        if not _is_below(folder / 'frame', out_dir)
         and any(file.suffix.lower() in PICTURE_SUFFIXES for file in visible(folder))
     ]
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from .picture_sizes import PICTURE_SUFFIXES
 
-_KEPT = ('.jpg', '.jpeg', '.png', '.mp4')  # suffixes that drawings keep
+_KEPT = ('.jpg', '.jpeg', '.png')  # suffixes that drawings keep
 
 
 class OutputNames:
     """Output path of each input below one folder; no two inputs get the same.
 
     `also` returns a further file that is written next to a drawing, such as a label map; the two
-    share one namespace.
+    share one namespace. With `clips`, an input that has no suffix of an image is drawn as a video.
     """
 
-    def __init__(self, also: Callable[[Path], Path] | None = None) -> None:
-        self._also = also
+    def __init__(self, also: Callable[[Path], Path] | None = None, *, clips: bool = False) -> None:
+        self._also, self._clips = also, clips
         self._taken: set[str] = set()
 
     def assign(self, inner: Path) -> Path:
@@ -31,10 +31,10 @@ class OutputNames:
         .mp4. A name that is taken gains a number. Case does not tell names apart, since not all
         file systems keep it.
         """
-        target = inner
-        if inner.suffix.lower() not in _KEPT:
-            other = '.png' if inner.suffix.lower() in PICTURE_SUFFIXES else '.mp4'
-            target = inner.with_name(f'{inner.name}{other}')
+        suffix = inner.suffix.lower()
+        written = '.mp4' if self._clips and suffix not in PICTURE_SUFFIXES else '.png'
+        kept = suffix in (*_KEPT, written)
+        target = inner if kept else inner.with_name(f'{inner.name}{written}')
         number, stem = 1, target.stem
         while not self._taken.isdisjoint(names := self._names(target)):
             number += 1

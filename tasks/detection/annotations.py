@@ -110,6 +110,7 @@ class Annotations:
                 'of an image_id that is not listed': shape.unlisted,
                 '0 pixels wide or high, or less': (shape.w <= 0) | (shape.h <= 0),
                 'outside the image': shape.outside,
+                'of an area below 0': shape.area < 0,  # pycocotools ignores them
             }
         )
 
@@ -201,6 +202,7 @@ class Annotations:
         return {
             'outside the image': 'bbox must be [x, y, width, height] in pixels of the image',
             'of area 0 or less': 'remove the field area, which then follows from box or mask',
+            'of an area below 0': 'remove the field area, which then follows from box or mask',
             'marked as ignored': 'remove the field ignore',
             'a crowd (iscrowd=1)': 'set iscrowd to 0 for single objects',
             'of another class': "check classes, which choose among the file's categories",
@@ -572,6 +574,7 @@ def _check_sizes(images: _Part) -> None:
         images.require(
             [side in item for item in images.entries], f"each needs the field '{side}'", _SIZES_FIX
         )
+    for side in _SIDES:
         values = [
             1 if item['height'] is item['width'] is None else item[side] for item in images.entries
         ]
