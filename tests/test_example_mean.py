@@ -1,5 +1,6 @@
 """Our losses are means over examples: one batch, ranks and accumulation steps give one gradient."""
 
+import functools
 import itertools
 
 import pytest
@@ -8,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import MODELS
 from test_video_model import SIZES, classifier, clip_samples
 from torch import nn
@@ -53,13 +55,12 @@ def label_maps():
     return pixels, labels
 
 
-def updated(model, steps, clip_grad=None):
+def updated(model, steps, clip_grad=None, **wrapper):
     """Return the change of all weights by one SGD update accumulated over the batches `steps`."""
     before = [p.detach().clone() for p in model.parameters()]
     options = dict(accumulative_counts=len(steps), clip_grad=clip_grad)
-    wrapper = build_optim_wrapper(
-        model, dict(type='ExampleMeanOptimWrapper', optimizer=dict(type='SGD', lr=1.0), **options)
-    )
+    options |= dict(type='ExampleMeanOptimWrapper', optimizer=dict(type='SGD', lr=1.0)) | wrapper
+    wrapper = build_optim_wrapper(model, options)
     wrapper.initialize_count_status(model, 0, len(steps))
     for data in steps:
         model.train_step(data, optim_wrapper=wrapper)
@@ -104,6 +105,22 @@ def test_uneven_accumulation_steps_are_one_batch(task, cuts, clip_grad):
     found = updated(build(), [batch_of(part) for part in parts], clip_grad)
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@every_task
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=0.01)])
+@pytest.mark.parametrize('loss_scale', ['dynamic', 512.0])
+def test_scaled_losses_are_means_over_examples_too(task, clip_grad, loss_scale, monkeypatch):
+    """The wrapper of float16, with a loss scaler that runs on the CPU; float64 is not cast."""
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    scaler = functools.partial(torch.amp.GradScaler, 'cpu')
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+    build, batch_of, _ = TASKS[task]
+    parts = [range(0, 1), range(1, 4), range(4, 6)]
+    expected = updated(build(), [batch_of(range(6))], clip_grad)
+    options = dict(type='ExampleMeanAmpOptimWrapper', loss_scale=loss_scale)
+    found = updated(build(), [batch_of(part) for part in parts], clip_grad, **options)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_the_last_window_may_be_shorter():

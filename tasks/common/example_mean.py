@@ -5,8 +5,9 @@ others share its batch. A loss of ours is a sum over its examples (clips, labell
 by their number in the whole update of the weights:
 
 - over the ranks by `mean_over_ranks`, which the loss calls;
-- over accumulation steps by `ExampleMeanOptimWrapper`, which weighs the gradient of each step by
-  the number of examples that the loss has reported.
+- over accumulation steps by `ExampleMeanOptimWrapper`, `ExampleMeanAmpOptimWrapper` (float16) and
+  `BFloat16OptimWrapper`, which weigh the gradient of each step by the number of examples that the
+  loss has reported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
@@ -44,9 +45,8 @@ def _divisor(examples: Tensor) -> Tensor:
     return torch.where(examples > 0, examples, torch.ones_like(examples))
 
 
-@OPTIM_WRAPPERS.register_module()
-class ExampleMeanOptimWrapper(OptimWrapper):
-    """OptimWrapper that accumulates gradients as a mean over examples, not over steps.
+class _ExampleMean:
+    """Mix in before an OptimWrapper, whose accumulated gradients become means over examples.
 
     With `accumulative_counts` above 1 a step of few examples counts for less than one of many, as
     if all had come in one batch. A step's number of examples is the first one that a loss gives to
@@ -64,15 +64,16 @@ class ExampleMeanOptimWrapper(OptimWrapper):
         self._step = []
         token = _counts.set(self._step)
         try:
-            with super().optim_context(model):
+            with super().optim_context(model):  # type: ignore[misc]
                 yield
         finally:
             _counts.reset(token)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Multiply the mean of this step by its number of examples, over that of the first step."""
-        if self._accumulative_counts == 1 or not self._step:
-            return super().scale_loss(loss)
+        if self._accumulative_counts == 1 or not self._step:  # type: ignore[attr-defined]
+            scaled: Tensor = super().scale_loss(loss)  # type: ignore[misc]
+            return scaled
         examples = self._step[0]
         if self._first is None or self._all is None:
             self._first, self._all = _divisor(examples), torch.zeros_like(examples)
@@ -83,9 +84,22 @@ class ExampleMeanOptimWrapper(OptimWrapper):
         """Divide the accumulated gradient by the number of examples, then clip and update."""
         if self._first is not None and self._all is not None:
             share = self._first / _divisor(self._all)
-            for group in self.optimizer.param_groups:
+            for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
                 for parameter in group['params']:
                     if parameter.grad is not None:
                         parameter.grad.mul_(share.to(parameter.grad.dtype))
             self._first = self._all = None
-        super().step(**kwargs)
+        super().step(**kwargs)  # type: ignore[misc]
+
+
+@OPTIM_WRAPPERS.register_module()
+class ExampleMeanOptimWrapper(_ExampleMean, OptimWrapper):
+    """OptimWrapper that accumulates gradients as a mean over examples, not over steps."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class ExampleMeanAmpOptimWrapper(_ExampleMean, AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper (float16, a GPU) with gradients as a mean over examples.
+
+    mmengine's own counts accumulation steps equally, however few examples one has.
+    """
