@@ -59,6 +59,8 @@ _DTYPES = {
     **{f'f{n}': getattr(torch, f'float{8 * n}') for n in (2, 4, 8)},
     'b1': torch.bool,
 }
+_LEGACY_MAGIC = b'l\xfc\x9cF\xf9 j\xa8P\x19'  # near the start of torch's files before 1.6
+_NEWEST_PROTOCOL = 3  # of pickles that torch's restricted reader takes
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -384,6 +386,7 @@ def _broken(file: Path, error: BaseException) -> ValueError:
         if marker in message:
             name = message.split(marker)[1].split(' ')[0]
             wish = f'asks to run or build {name!r}, which is no tensor'
+    wish = wish or _unread_pickle(file)
     if wish:
         return UnsafeWeightsError(
             f'{file} {wish}; nothing was run. Where you trust its source, keep its tensors alone: '
@@ -397,6 +400,31 @@ def _broken(file: Path, error: BaseException) -> ValueError:
         f'{file} is truncated, corrupt or no file of weights ({reason}): fetch it again and '
         f'compare its size (here {file.stat().st_size} bytes)'
     )
+
+
+def _unread_pickle(file: Path) -> str:
+    """Say why a pickle is none that the restricted reader takes; empty where it may be one."""
+    with file.open('rb') as stream:
+        start = stream.read(32)
+    is_torch = _LEGACY_MAGIC in start
+    if start.startswith(b'PK'):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                name = next(n for n in archive.namelist() if n.endswith('data.pkl'))
+                with archive.open(name) as stream:
+                    start, is_torch = stream.read(2), True
+        except (*_BROKEN, StopIteration, zipfile.BadZipFile):
+            return ''
+    if not start.startswith(b'\x80') or len(start) < 2:
+        return ''
+    if not is_torch:
+        return 'is a pickle that torch.save did not write (pickle.dump did, say)'
+    if start[1] > _NEWEST_PROTOCOL:
+        return (
+            f'is a pickle of protocol {start[1]}, and the reader that runs no code takes protocol '
+            f'2 or {_NEWEST_PROTOCOL} (torch.save writes 2 unless pickle_protocol is set)'
+        )
+    return ''
 
 
 def _refuse_other_files(file: Path) -> None:

@@ -111,6 +111,27 @@ def test_plain_pickle_and_old_tar_are_refused(tmp_path, marker):
             read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize('zipped', [True, False])
+def test_pickles_of_newer_protocols_are_named(tmp_path, zipped):
+    file, tensors = tmp_path / 'w.pth', {'a.weight': torch.zeros(2, 2)}
+    for protocol in (4, 5):
+        options = dict(pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        torch.save(tensors, file, **options)
+        with pytest.raises(UnsafeWeightsError, match=rf'w.pth is a pickle of protocol {protocol}'):
+            read_checkpoint(file)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r'w\.pth'):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_a_pickle_that_torch_did_not_write_is_named(tmp_path, protocol):
+    content = pickle.dumps({'a.weight': np.zeros((2, 2))}, protocol=protocol)
+    (tmp_path / 'w.pkl').write_bytes(content)
+    with pytest.raises(UnsafeWeightsError, match=r'w\.pkl is a pickle that torch.save did not'):
+        read_checkpoint(tmp_path / 'w.pkl')
+
+
 def test_torchscript_archive_is_refused(tmp_path):
     module = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
     module.save(str(tmp_path / 'script.pt'))

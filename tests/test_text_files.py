@@ -11,6 +11,7 @@ import pytest
 from navit_backbone.tasks.common import text_files
 from navit_backbone.tasks.common.text_files import (
     Table,
+    read_class_names,
     read_json,
     read_lines,
     read_names,
@@ -48,6 +49,25 @@ def test_utf_16_without_a_mark_is_read_where_only_newlines_are_latin(tmp_path: P
     file = tmp_path / 'classes.txt'
     file.write_bytes('走路\n跑步\n'.encode('utf-16-le'))
     assert read_names(file) == ['走路', '跑步']
+
+
+@pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
+@pytest.mark.parametrize('blanks', [1, 12])
+def test_utf_16_without_a_mark_is_read_with_ideographic_spaces(
+    tmp_path: Path, encoding: str, blanks: int
+) -> None:
+    text = '走路' + '\u3000跑步' * blanks + '\n跳舞\u3000慢\n'
+    (tmp_path / 'classes.txt').write_bytes(text.encode(encoding))
+    assert read_text(tmp_path / 'classes.txt') == text
+
+
+def test_class_names_are_composed_and_a_labelmap_of_cvat_is_named(tmp_path: Path) -> None:
+    file = tmp_path / 'labelmap.txt'
+    file.write_text('arre\u0302t\nratio 4:3\n', encoding='utf-8')
+    assert read_class_names(file) == ['arr\u00eat', 'ratio 4:3']
+    file.write_text('# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0:a,b:\n')
+    with pytest.raises(ValueError, match=r'labelmap\.txt of CVAT.*prepare_data\.py masks'):
+        read_class_names(file)
 
 
 @pytest.mark.parametrize('encoding', ['latin-1', 'cp1252'])

@@ -14,6 +14,7 @@ from torch import nn
 
 from .classes import APART, classes_in
 from .groups import shared_groups
+from .name_forms import composed
 from .wording import few
 
 
@@ -57,7 +58,7 @@ def check_trained(trained: Sequence[str], dataset: Any) -> None:
     if not trained or list(trained) == names:
         return
     if len(trained) == len(names) and _moved(trained, names):
-        first = next(i for i, name in enumerate(names) if name.casefold() != trained[i].casefold())
+        first = next(i for i, name in enumerate(names) if _folded(name) != _folded(trained[i]))
         raise ValueError(
             f'{named(dataset)} has the classes of the checkpoint in another order (class {first} '
             f'is {names[first]!r}, in training it was {trained[first]!r}): give '
@@ -117,11 +118,15 @@ def _moved(trained: Sequence[str], names: Sequence[str]) -> tuple[str, int] | No
 
     Upper and lower case are one name.
     """
-    numbers = {name.casefold(): number for number, name in enumerate(trained)}
+    numbers = {_folded(name): number for number, name in enumerate(trained)}
     moved = (
-        (name, was) for i, name in enumerate(names) if (was := numbers.get(name.casefold(), i)) != i
+        (name, was) for i, name in enumerate(names) if (was := numbers.get(_folded(name), i)) != i
     )
     return next(moved, None)
+
+
+def _folded(name: str) -> str:
+    return composed(name).casefold()
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:
@@ -147,7 +152,7 @@ def counting_parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def check_same_classes(train: Any, val: Any) -> None:
     """Raise where labels would mean one class in training and another in evaluation."""
-    names = [list(dataset.metainfo['classes']) for dataset in (train, val)]
+    names = [[composed(n) for n in dataset.metainfo['classes']] for dataset in (train, val)]
     if names[0] != names[1]:
         raise ValueError(
             f'classes differ: {named(train)} has {names[0]}, {named(val)} {names[1]}: both need '

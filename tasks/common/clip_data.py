@@ -21,10 +21,11 @@ from .clip_sample import ClipDataSample
 from .dataset import SeededSamples, file_of
 from .folders import is_system_file, search, visible
 from .groups import GroupFile
+from .name_forms import composed, path_in
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured
 from .resize import find_planner
 from .sample import BadSampleError, SampleSeed, seeded
-from .text_files import Table, read_lines, read_names
+from .text_files import Table, read_class_names, read_lines
 from .video_reader import (
     VIDEO_SUFFIXES,
     ClipReader,
@@ -81,7 +82,7 @@ def _path_in(folder: Path, name: str) -> str:
     """Return the path of a listed file; names of Windows may have backslashes."""
     if '\\' in name and not (folder / name).exists():
         name = name.replace('\\', '/')
-    return str(folder / name)
+    return path_in(folder, name)
 
 
 def _refuse_header(entry: dict[str, Any], folder: Path) -> None:
@@ -225,7 +226,8 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             if is_system_file(entry['file']):
                 num_system += 1
                 continue
-            yield {**entry, 'file': _path_in(folder, entry['file'])}
+            labels = [composed(label) for label in entry['labels']]
+            yield {**entry, 'file': _path_in(folder, entry['file']), 'labels': labels}
         if num_system:
             print_log(
                 f'{self.ann_file}: left out {num_system:,} files of operating systems (._*, '
@@ -319,14 +321,14 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                     f'it, or set kind (it is {self.kind!r})'
                 )
             for clip in found:
-                yield {'file': str(clip), 'labels': [place.name], 'place': str(place)}
+                yield {'file': str(clip), 'labels': [composed(place.name)], 'place': str(place)}
 
     def _classes(self, found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         if stated := self._metainfo.get('classes'):
             return tuple(stated)
         file = Path(self.data_root or '') / self.class_file
         if self.class_file and file.is_file():
-            return tuple(read_names(file))
+            return tuple(read_class_names(file))
         places = {label: entry['place'] for entry in reversed(found) for label in entry['labels']}
         if not all(map(is_number, places)):
             return tuple(sorted(places))

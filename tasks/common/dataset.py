@@ -18,10 +18,11 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .name_forms import composed
 from .picture_sizes import UNREADABLE, Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
 from .sample import BadSampleError, SampleIndex, SampleSeed, seeded
-from .text_files import read_names
+from .text_files import read_class_names
 from .wrappers import inner_datasets
 
 # Errors of the loaders of mmcv, mmdet and mmseg on a file that is missing, empty, broken or too
@@ -68,7 +69,10 @@ class SeededSamples:
                     f"metainfo.classes={names!r} must be a list of names, as ['{names}'], or the "
                     'path of a file with a name a line: there is no such file'
                 )
-            metainfo = {**(metainfo or {}), 'classes': read_names(names)}
+            metainfo = {**(metainfo or {}), 'classes': read_class_names(names)}
+        elif names is not None:
+            forms = (composed(name) if isinstance(name, str) else name for name in names)
+            metainfo = {**(metainfo or {}), 'classes': type(names)(forms)}
         found: dict[str, Any] = super()._load_metainfo(metainfo)  # type: ignore[misc]
         return found
 

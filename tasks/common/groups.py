@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .name_forms import composed
 from .text_files import Table
 from .wording import few
 
@@ -60,7 +61,7 @@ class GroupFile:
 
     @staticmethod
     def _key(file: str | Path) -> str:
-        return os.path.abspath(file)
+        return composed(os.path.abspath(file))
 
 
 def listed_groups(files: Sequence[str], folders: Iterable[str | Path]) -> list[str | None]:

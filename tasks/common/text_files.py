@@ -16,6 +16,8 @@ from typing import Any
 from mmengine.fileio import get
 from mmengine.logging import print_log
 
+from .name_forms import composed
+
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, 'utf-8'),
@@ -24,7 +26,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, 'utf-16-le'),
     (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
+_UTF_16 = ('utf-16-le', 'utf-16-be')
 _SEPARATORS = (',', ';', '\t')
+_LABELMAP_LINE = re.compile(r'# ?label:.*|[^:]+:(\d+,\d+,\d+)?:[^:]*:[^:]*')  # of CVAT
 _SEPARATOR_LINE = re.compile(r'"?sep=(\W)"?', re.IGNORECASE)  # the first line of Excel's CSV
 
 
@@ -59,15 +63,15 @@ def _encoding_without_mark(content: bytes) -> str:
     """Detect UTF-16 by the NUL bytes of its digits, Latin letters and newlines.
 
     They all stand at odd places (little-endian) or at even ones, and in any language lines end.
+    An ideographic space (U+3000) has a NUL at the other place, so newlines alone decide first.
     """
-    if b'\0' not in content:
+    if b'\0' not in content or len(content) % 2:
         return 'utf-8'
+    little, big = (content.decode(encoding, 'replace').count('\n') for encoding in _UTF_16)
+    if not little * big and little + big:
+        return _UTF_16[little < big]
     even, odd = content[::2].count(0), content[1::2].count(0)
-    if (
-        len(content) % 2
-        or max(even, odd) * 40 < len(content)
-        or max(even, odd) <= 8 * min(even, odd)
-    ):
+    if max(even, odd) * 40 < len(content) or max(even, odd) <= 8 * min(even, odd):
         return 'utf-8'
     return 'utf-16-le' if odd > even else 'utf-16-be'
 
@@ -109,6 +113,23 @@ def read_lines(path: str | Path, backend_args: dict[str, Any] | None = None) -> 
 def read_names(path: str | Path, backend_args: dict[str, Any] | None = None) -> list[str]:
     """Return the lines of a text file without blanks around them; empty lines are left out."""
     return [name for line in read_lines(path, backend_args) if (name := line.strip())]
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Return the class names in a text file, one a line, their letters composed (NFC).
+
+    Raises:
+        ValueError: the file is a labelmap.txt of CVAT, whose lines hold more than names.
+    """
+    names = read_names(path)
+    if names and all(_LABELMAP_LINE.fullmatch(name) for name in names):
+        raise ValueError(
+            f'{path} is a labelmap.txt of CVAT, with lines label:color_rgb:parts:actions, not a '
+            'list of names. Fix: `python tools/prepare_data.py masks SegmentationClass --colours '
+            f'{path} --out labels` writes label maps and classes.txt; for names alone, keep what '
+            'stands before the first colon of each line'
+        )
+    return [composed(name) for name in names]
 
 
 def write_new(path: str | Path, names: Sequence[str], *, overwrite: bool = False) -> None:

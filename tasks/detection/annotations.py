@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from ..common.name_forms import path_in
 from ..common.picture_sizes import scan
 from ..common.text_files import read_json
 from ..common.wording import few
@@ -363,7 +364,7 @@ def image_path(folder: str, file_name: str) -> str:
     """
     if '://' in file_name:
         return os.path.join(folder, unquote(os.path.basename(urlsplit(file_name).path)))
-    file = os.path.join(folder, file_name)
+    file = path_in(folder, file_name)
     if '\\' not in file_name or os.path.isfile(file):
         return file
     parts = file_name.split('\\')

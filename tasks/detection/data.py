@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 from ..common.classes import Classes
 from ..common.dataset import SeededSamples
 from ..common.groups import GroupFile
+from ..common.name_forms import matched
 from ..common.palette import palette
 from ..common.wording import few
 from .annotations import (
@@ -185,6 +186,7 @@ def _training_remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[st
 
 def _chosen(given: Sequence[str], found: Classes, ann_file: str) -> Classes:
     """The `given` classes. mmdet numbers them as the file does, so another order is refused."""
+    given = matched(given, found)
     unknown = [name for name in given if name not in set(found)]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), found, 3) or found[:20]

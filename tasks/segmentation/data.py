@@ -26,12 +26,13 @@ from mmseg.datasets.transforms import LoadAnnotations
 from ..common.dataset import EmptiedSampleError, SeededSamples
 from ..common.folders import find_files, is_system_file, warn_once
 from ..common.groups import GroupFile
+from ..common.name_forms import matched, path_in
 from ..common.orientation import SIDEWAYS, is_on_its_side, orientation_of, turn
 from ..common.palette import Colour, palette
 from ..common.picture_sizes import PICTURE_SUFFIXES
 from ..common.resampling import resize_labels
 from ..common.sample import BadSampleError
-from ..common.text_files import read_lines, read_names
+from ..common.text_files import read_class_names, read_lines, read_names
 from ..common.wording import few
 from .label_check import count_pixels
 
@@ -270,14 +271,14 @@ class _Listed(BaseSegDataset):
             raise ValueError(f'no list of images at {self.ann_file}: set data_root or ann_file')
         folder = self.data_prefix['img_path']
         return [
-            self._record(str(Path(folder) / f'{name}{self.img_suffix}'), name)
+            self._record(path_in(folder, f'{name}{self.img_suffix}'), name)
             for name in read_names(self.ann_file)
         ]
 
     def _record(self, img_path: str, name: str) -> dict[str, Any]:
         """Return the record of an image whose label map has this name before its suffix."""
         maps = self.data_prefix.get('seg_map_path') or None
-        there = {'seg_map_path': str(Path(maps) / f'{name}{self.seg_map_suffix}')} if maps else {}
+        there = {'seg_map_path': path_in(maps, f'{name}{self.seg_map_suffix}')} if maps else {}
         return dict(
             img_path=img_path,
             **there,
@@ -334,6 +335,7 @@ class _Folder(_Listed):
             for number, line in enumerate(read_lines(self.ann_file), 1)
             if line.strip() and not is_system_file(line.strip())
         ]
+        names = matched(names, pictures)
         if lacking := [name for name in names if name not in pictures]:
             folder = self.data_prefix['img_path']
             raise ValueError(
@@ -418,7 +420,7 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
             f'no class names at {file}: write one a line, the first that of label 0, or give '
             "metainfo=dict(classes=['...', ...])"
         )
-    names = read_names(file)
+    names = read_class_names(file)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f'{file}: the class names {few(twice)} stand there twice')
     if not 0 < len(names) <= _LARGEST:
