@@ -25,6 +25,7 @@ from torch import Tensor
 
 from navit_backbone.checkpoint import build, load_weights, read_weights
 from navit_backbone.packing import PackedPatches, Size, pack, patchify
+from navit_backbone.tasks.common.file_formats import describe_format
 from navit_backbone.tasks.common.folders import find_files
 from navit_backbone.tasks.common.groups import GroupFile, group_numbers
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES, UNREADABLE
@@ -182,7 +183,8 @@ class Check:
             try:
                 picture = upright(file)
             except UNREADABLE as error:
-                faults.append(f'{file}: {" ".join(str(error).split())}')
+                reason = describe_format(str(file)) or ' '.join(str(error).split())
+                faults.append(f'{file}: {reason}')
                 print(f'left out: {faults[-1]}')
                 continue
             read.append((file, abs(float(np.log(picture.width / picture.height)))))

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .file_formats import describe_format
 from .name_forms import composed
 from .picture_sizes import UNREADABLE, Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
@@ -230,6 +231,8 @@ class SeededSamples:
             except Exception as error:
                 if not name.startswith('Load'):
                     raise  # a fault of the code, never of the file
+                if known := describe_format(file):
+                    raise BadSampleError(f'{file}: cannot be read, {known}') from error
                 self._log_traceback(error, file, name)
                 reason = ' '.join(str(error).split())
                 raise BadSampleError(

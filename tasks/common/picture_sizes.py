@@ -24,6 +24,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from rich.progress import track
 
+from .file_formats import describe_format
+
 # Of the files that are taken for pictures where a folder is searched.
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 
@@ -143,7 +145,7 @@ def _measured(file: str, measure: Callable[[str], Measured], failure: str) -> Me
         return measure(file)
     except UNREADABLE as error:
         if failure:
-            reason = ' '.join(str(error).split())
+            reason = describe_format(file) or ' '.join(str(error).split())
             print_log(f'{file}: {failure} ({reason})', logger='current', level=logging.WARNING)
         return None
 
