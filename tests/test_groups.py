@@ -71,7 +71,7 @@ def test_a_table_against_itself_is_refused(tmp_path):
 def test_a_group_in_two_splits_is_refused(clips):
     train = dataset(clips, group='scene', where=dict(fold='1'))
     val = dataset(clips, group='scene', where=dict(fold='0'))
-    with pytest.raises(ValueError, match=r'all.csv: 1 of 1 groups have examples both .*: x. Fix'):
+    with pytest.raises(ValueError, match=r'all.csv: 1 of 1 group has examples both .*: x. Fix'):
         check_groups(train, val)
     assert list(shared_groups(dataset(clips), dataset(clips))) == []  # without groups
     others = dataset(clips, group='scene', where=dict(file='2.mp4'))

@@ -21,7 +21,12 @@ from safetensors.torch import save_file
 from navit_backbone.checkpoint import load_weights
 from navit_backbone.sealed import write_sealed
 from navit_backbone.tasks.common.classes import set_num_classes
-from navit_backbone.tasks.common.published import check_names, config_of, palette_in
+from navit_backbone.tasks.common.published import (
+    check_names,
+    config_of,
+    is_published,
+    palette_in,
+)
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tools import predict, publish, test
 from navit_backbone.vit import EXTRA, NaViT
@@ -436,3 +441,15 @@ def test_a_file_that_cannot_be_opened_again_is_not_left(checkpoint, monkeypatch,
     told = call(monkeypatch, publish, checkpoint, tmp_path / 'out.safetensors')
     assert 'as predict would refuse it' in told
     assert [file.name for file in tmp_path.iterdir()] == ['soup.pth']
+
+
+def test_a_published_model_is_known_by_its_content_too(tmp_path):
+    save_file({'a': torch.zeros(2)}, tmp_path / 'model.safetensors')
+    content = (tmp_path / 'model.safetensors').read_bytes()
+    for name in ('model', 'model.bin', 'model.safetensors.download'):
+        (tmp_path / name).write_bytes(content)
+        assert is_published(tmp_path / name)
+    (tmp_path / 'config.py').write_text('{"a": 1}  # a config')
+    torch.save({'a': torch.zeros(2)}, tmp_path / 'a.pth')
+    assert not any(is_published(tmp_path / name) for name in ('config.py', 'a.pth', 'none', '.'))
+    assert is_published(tmp_path / 'none.safetensors')

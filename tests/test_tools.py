@@ -317,6 +317,16 @@ def test_options_take_the_type_that_the_config_holds(held, typed, value):
     assert typed_options(Config(dict(a=held)), args.cfg_options) == {'a': value, 'c': 1}
 
 
+def test_a_loss_scale_may_be_a_word_or_a_number():
+    """mmengine's AmpOptimWrapper takes 'dynamic' or a float, and refuses '512' and 512."""
+    cfg = Config(dict(optim_wrapper=dict(loss_scale='dynamic'), work_dir='w'))
+    key = 'optim_wrapper.loss_scale'
+    for text, value in (('512', 512.0), ('1e4', 1e4), ('dynamic', 'dynamic')):
+        typed = typed_options(cfg, {key: OptionText(text), 'work_dir': OptionText('512')})
+        assert typed == {key: value, 'work_dir': '512'}
+        assert type(typed[key]) is type(value)
+
+
 def test_paths_and_class_names_are_texts_where_the_config_holds_none():
     typed = {key: OptionText('2024') for key in ('work_dir', 'classes', 'n')}
     assert typed_options(Config(dict(n=None)), typed) == dict(

@@ -144,11 +144,17 @@ _PATHS = (
 )  # fmt: skip
 
 
+# Options that are a word or a number of type float, where the config holds the word.
+_TEXTS_OR_NUMBERS = ('loss_scale',)
+_NUMBER = re.compile(r'\d+(\.\d*)?(e[+-]?\d+)?', re.IGNORECASE)
+
+
 def typed_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the values of --cfg-options the type that the config holds under their keys.
 
     - Where the config holds a text, and for paths, the value is that text: commas, digits,
       brackets and spaces stay. `None` is None, and a list needs brackets: metric=[bbox,segm].
+      `loss_scale` may be 'dynamic' or a number.
     - Where it holds a list of texts, and for `classes`, the value is split at commas and each part
       stays a text; quotes keep a comma. `classes` may be the path of a .txt file instead.
     - Where it holds a number, a comma needs brackets: 1,000 and 0,5 are refused.
@@ -171,6 +177,8 @@ def _typed(option: str, text: str, held: Any) -> Any:
         return os.path.expanduser(text)
     if key == 'classes' or _is_texts(held):
         return _split_texts(text[1:-1] if bracketed else text)
+    if key in _TEXTS_OR_NUMBERS and _NUMBER.fullmatch(text):
+        return float(text)
     if isinstance(held, str) or (key in _PATHS and not isinstance(held, (dict, list, tuple))):
         if bracketed and key not in _PATHS:
             return _split_texts(text[1:-1])

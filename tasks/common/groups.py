@@ -15,7 +15,7 @@ import numpy as np
 
 from .name_forms import composed
 from .text_files import Table
-from .wording import few
+from .wording import counted, few
 
 GROUP_FILE = 'groups.csv'  # looked for in the folder of a data set
 
@@ -99,7 +99,8 @@ def shared_groups(train: Any, held_out: Any) -> Iterator[str]:
     held = groups_of(held_out)
     if both := sorted(groups_of(train) & held) if held else []:
         yield (
-            f'{len(both)} of {len(held)} groups have examples both in training and in evaluation: '
+            f'{len(both):,} of {counted(len(held), "group")} '
+            f'{"has" if len(both) == 1 else "have"} examples both in training and in evaluation: '
             f'{few(both)}. Fix: keep the examples of a group in one split or fold'
         )
 

@@ -209,5 +209,15 @@ def _registered() -> set[str]:
 
 
 def is_published(path: Path) -> bool:
-    """Whether a path is meant as a published model."""
-    return path.suffix == '.safetensors'
+    """Return whether a path is meant as a published model: by its suffix, or by its content.
+
+    Of a file of another name, as after a download, the beginning decides: the length of the header
+    in eight bytes, the last of which are 0, and a JSON object.
+    """
+    if path.suffix == '.safetensors':
+        return True
+    if not path.is_file():
+        return False
+    with path.open('rb') as content:
+        head = content.read(9)
+    return head[4:] == b'\0\0\0\0{'
