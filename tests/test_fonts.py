@@ -135,3 +135,28 @@ def test_plots_of_confusion_have_all_letters(no_system_fonts, tmp_path):
     assert font_families(names) == ['DejaVu Sans']
     with Image.open(tmp_path / 'c.png') as picture:
         assert picture.width > 100
+
+
+def test_a_line_is_shortened_in_its_middle_to_fit():
+    name = 'a long name of many words that has a last one'
+    line = TextLine(('99.0 %  ', name), 14, max_width=150)
+    text = ''.join(run for run, _ in line.runs)
+    assert line.width <= 150
+    assert text.startswith('99.0 %  a long')
+    assert text.endswith(' one')
+    assert text.count('…') == 1
+    assert [run for run, _ in TextLine('cat', 14, max_width=1).runs] == ['cat']
+    assert [run for run, _ in TextLine(name, 14, max_width=1000).runs] == [name]
+
+
+def test_a_number_stays_to_the_left_of_a_name_from_right_to_left():
+    line = TextLine(('10.0 %  ', 'قط'), 14)
+    assert [run for run, _ in line.runs] == ['10.0 %  ', 'قط']
+
+
+def test_long_names_are_whole_in_a_confusion_matrix(tmp_path):
+    names = ['cat', 'a long name of many words ' * 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # matplotlib warns where names leave no room for the matrix
+        confusion_picture(np.eye(2, dtype=int), names, tmp_path / 'a.png', unit='pixels')
+    assert min(Image.open(tmp_path / 'a.png').size) > 900

@@ -29,7 +29,11 @@ def confusion_picture(
     order = order[(truth_C + confusion_RC.sum(0))[order] > 0]
     rows = order[truth_C[order] > 0]
     shares = confusion_RC[np.ix_(rows, order)] / truth_C[rows, None]
-    canvas = Figure(figsize=(3.5 + 0.24 * len(order), 2.5 + 0.24 * len(rows)), layout='constrained')
+    room = 0.1 * max(
+        0, max(len(names[i]) for i in order) - 10
+    )  # inches, of names beyond 10 letters
+    size = (3.5 + room + 0.24 * len(order), 2.5 + room + 0.24 * len(rows))
+    canvas = Figure(figsize=size, layout='constrained')
     axes = canvas.subplots()
     image = axes.imshow(100 * shares, vmin=0, vmax=100, cmap='viridis')
     axes.set_xticks(range(len(order)), [names[i] for i in order], rotation=90, **style)

@@ -22,6 +22,7 @@ from PIL import ImageDraw, ImageFont, features
 
 from .palette import Colour
 
+_CUT = '…'  # in place of letters left out
 _PILLOW = ''  # the name of Pillow's own font, which has no file
 _DEJAVU = str(Path(get_data_path(), 'fonts/ttf/DejaVuSans.ttf'))
 
@@ -30,12 +31,31 @@ class TextLine:
     """One line of text at `size` pixels, to be measured and drawn.
 
     A letter that no font has is drawn as its code, such as `U+732B` is in Python, so that different
-    texts stay different.
+    texts stay different. Several texts stand side by side, each in its own direction: a number does
+    not change places with an Arabic name. The longest text is shortened in its middle where the
+    line is wider than `max_width` pixels.
     """
 
-    def __init__(self, text: str, size: float) -> None:
+    def __init__(
+        self, text: str | Sequence[str], size: float, *, max_width: float | None = None
+    ) -> None:
         self.size = size
-        self.runs = [(run, _font(file, size)) for run, file in _runs(_drawable(text))]
+        texts = [text] if isinstance(text, str) else list(text)
+        self.runs = self._runs_of(texts)
+        while max_width is not None and self.width > max_width:
+            place = max(range(len(texts)), key=lambda i: len(texts[i]))
+            letters = texts[place].replace(_CUT, '')
+            if len(letters) < 4:
+                break
+            middle = len(letters) // 2
+            texts[place] = letters[:middle] + _CUT + letters[middle + 1 :]
+            self.runs = self._runs_of(texts)
+
+    def _runs_of(self, texts: Sequence[str]) -> list[tuple[str, Any]]:
+        """Return (part of a text, its font) from left to right."""
+        return [
+            (run, _font(file, self.size)) for text in texts for run, file in _runs(_drawable(text))
+        ]
 
     @property
     def width(self) -> int:

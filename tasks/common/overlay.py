@@ -47,7 +47,7 @@ def legend(
     row, drawn = round(size * 1.6), drawn_names(tuple(classes))
     names = {label: drawn[label] if label != IGNORED else 'ignored' for label in found}
     texts = {
-        label: TextLine(f'{names[label]}  {100 * share:.1f} %', size)
+        label: TextLine((names[label], f'  {100 * share:.1f} %'), size)
         for label, share in found.items()
     }
     rows = max(1, (height - 2 * _MARGIN) // row)

@@ -189,7 +189,7 @@ def _draw_box(
     draw: ImageDraw.ImageDraw, box: list[float], label: str, colour: tuple[int, ...]
 ) -> None:
     draw.rectangle(box, outline=colour, width=3)
-    draw_label(draw, (box[0], box[1]), TextLine(label, 17), colour)
+    draw_label(draw, (box[0], box[1]), TextLine(label, 17, max_width=draw.im.size[0] - 6), colour)
 
 
 def _under_heading(picture: Image.Image, heading: str, details: str) -> Image.Image:

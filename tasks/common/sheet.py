@@ -27,10 +27,12 @@ def sheet(
     out = Image.new('RGB', (width, sum(heights) + _LINE + _GAP), _PAPER)
     draw = ImageDraw.Draw(out)
     for number, name in enumerate(columns):
-        TextLine(name, 16).draw(draw, (_GAP + number * (cell[0] + _GAP), 5), _INK)
+        TextLine(name, 16, max_width=cell[0]).draw(
+            draw, (_GAP + number * (cell[0] + _GAP), 5), _INK
+        )
     y = _LINE + _GAP
     for (text, row), height in zip(shown, heights, strict=True):
-        TextLine(text, 14).draw(draw, (_GAP, y), _INK)
+        TextLine(text, 14, max_width=width - 2 * _GAP).draw(draw, (_GAP, y), _INK)
         for number, picture in enumerate(row):
             out.paste(picture, (_GAP + number * (cell[0] + _GAP), y + _LINE))
         y += height

@@ -101,7 +101,8 @@ def annotated(
         draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
         score = f' {item["score"]:.2f}' if 'score' in item else ''  # the truth has none
         name = names[item['category_id']] if names else item['category_name']
-        draw_label(draw, (x, y), TextLine(f'{name}{score}', size), colour)
+        label = TextLine((name, score), size, max_width=draw.im.size[0] - 6)
+        draw_label(draw, (x, y), label, colour)
     return picture
 
 

@@ -91,7 +91,8 @@ def panel(
         score = float(scores[number])
         draw.rectangle((4, y + 4, 4 + bar, y + _LINE - 5), fill=_EMPTY)
         draw.rectangle((4, y + 4, 4 + round(bar * score), y + _LINE - 5), fill=colours[number])
-        text = TextLine(f'{100 * score:.1f} %  {names[number]}', 14)
+        room = width - bar - 14
+        text = TextLine((f'{100 * score:.1f} %  ', names[number]), 14, max_width=room)
         text.draw(draw, (bar + 10, y + 2), _INK)
     return sheet
 
