@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from step_log import FILE
@@ -71,10 +72,15 @@ class Training:
         if process.exitcode != 0:
             self._give_up(process)
 
+    def has_reached(self, goal: int, *, known: int) -> bool:
+        """Return whether a step from `goal` on was logged after the first `known` lines."""
+        return any(step >= goal for step, _ in self.steps()[known:])
+
     def run_until(self, kill: Kill) -> bool:
         """Train, and kill it there; whether a write was cut off."""
-        known, process = len(self.steps()), _start(self.command, self.output)
-        self._wait(process, lambda: any(step >= kill.step for step, _ in self.steps()[known:]))
+        is_reached = partial(self.has_reached, kill.step, known=len(self.steps()))
+        process = _start(self.command, self.output, is_reached if kill.in_write else None)
+        self._wait(process, is_reached)
         if kill.in_write:
             self._wait(process, lambda: any(self.work_dir.glob('*.pth.part')))
         time.sleep(kill.delay)
@@ -95,23 +101,42 @@ class Training:
         raise RuntimeError(f'{" ".join(self.command)} ended with {process.exitcode}:\n{said}')
 
 
-def _start(command: list[str], output: Path) -> multiprocessing.Process:
-    """A new process, from a server that imported everything once and did nothing else."""
+def _start(
+    command: list[str], output: Path, hold: Callable[[], bool] | None = None
+) -> multiprocessing.Process:
+    """Start a process from a server that imported everything once and did nothing else.
+
+    Once `hold` returns True, the next write of a checkpoint waits to be killed.
+    """
     context = multiprocessing.get_context('forkserver')
     modules = ['navit_backbone.tools.train', 'mmdet.apis', 'mmseg.apis', 'step_log']
     context.set_forkserver_preload(modules)
-    process = context.Process(target=_train, args=(command, output))
+    process = context.Process(target=_train, args=(command, output, hold))
     process.start()
     return process
 
 
-def _train(command: list[str], output: Path) -> None:
+def _hold_write(hold: Callable[[], bool]) -> None:
+    """Stop before a checkpoint gets its name: on a busy machine a killer misses a short write."""
+    replace = os.replace
+
+    def held(source: Path, target: Path) -> None:
+        if str(source).endswith('.pth.part') and hold():
+            time.sleep(PATIENCE)
+        replace(source, target)
+
+    os.replace = held
+
+
+def _train(command: list[str], output: Path, hold: Callable[[], bool] | None) -> None:
     import yapf.yapflib.yapf_api
 
     from navit_backbone.tools import train
 
     # with every checkpoint the config is laid out anew, which takes longer than a step here
     yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
+    if hold is not None:
+        _hold_write(hold)
     with output.open('a') as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
