@@ -237,6 +237,17 @@ def test_a_wrong_argument_is_told_in_a_sentence(checkpoint, tmp_path, monkeypatc
         assert re.search(rf'{told}.*leave it out', capsys.readouterr().err)
 
 
+def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_checkpoint(
+    checkpoint, tmp_path, monkeypatch
+):
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict']['bbox_head.retina_cls.bias'][0] = float('nan')
+    torch.save(content, tmp_path / 'broken.pth')
+    code = call(monkeypatch, publish, tmp_path / 'broken.pth', tmp_path / 'w.safetensors')
+    assert re.search('^error: .*broken.pth: bbox_head.retina_cls.bias hold NaN', str(code)), code
+    assert [file.name for file in tmp_path.iterdir()] == ['broken.pth']
+
+
 # --------------------------------------------------------------------------------------------------
 # Masks
 

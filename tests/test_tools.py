@@ -233,6 +233,12 @@ MISTAKES = {
     'a slip in init_cfg': ([], {'model.backbone.init_cfg.type': 'Pretrained',
                                 'model.backbone.init_cfg.map': 'x'}, "init_cfg got .*'map'; it"),
     'nothing to resume': (['--resume', 'gone.pth'], {}, 'gone.pth does not exist: give the path'),
+    'no image a step': ([], {'train_dataloader.batch_size': 0}, 'batch_size=0 must be 1 or more'),
+    'no epoch': ([], {'train_cfg.max_epochs': 0}, 'train_cfg.max_epochs=0 must be 1 or more'),
+    'no interval': ([], {'train_cfg.val_interval': 0}, 'val_interval=0 must be 1 or more'),
+    'less than no worker': ([], {'val_dataloader.num_workers': -1}, 'num_workers=-1 must be 0 or'),
+    'a rate of NaN': ([], {'optim_wrapper.optimizer.lr': 'nan'}, 'lr=nan must be 0 or more'),
+    'a rate below 0': ([], {'optim_wrapper.optimizer.lr': -1}, 'optimizer.lr=-1 must be 0 or more'),
     'an empty folder': (['--resume', str(ROOT / 'docs')], {}, 'holds no checkpoint'),
     'slurm without CUDA': (['--launcher', 'slurm'], {}, 'needs CUDA.*torchrun'),
     'one process': (['--launcher', 'pytorch'], {}, 'torchrun --nproc_per_node'),
@@ -476,6 +482,22 @@ def test_new_head_may_start_from_other_weights():
         check_fit(model, other, 'w.pth')
     with pytest.raises(ValueError, match=r'it lacks 72 of 90 values, and 50%.*Missing: 0.weight'):
         check_fit(model, {k: t for k, t in state.items() if k[0] == '1'}, 'w.pth', min_share=0.5)
+
+
+def test_a_file_of_other_names_is_refused_by_what_it_holds():
+    model = torch.nn.Linear(8, 2)
+    wrapped = {f'model.{key}': item for key, item in model.state_dict().items()}
+    contents = {
+        r'holds model.weight, model.bias instead.*own names': wrapped,
+        r'holds model_ema, epoch instead': dict(model_ema=model.state_dict(), epoch=3),
+        r'holds nothing instead': {},
+    }
+    for message, state in contents.items():
+        with pytest.raises(ValueError, match=message):
+            check_fit(model, state, 'w.pth')
+    array = model.state_dict() | {'bias': np.zeros(2)}
+    with pytest.raises(ValueError, match=r'bias \(ndarray\) instead of \(2,\)'):
+        check_fit(model, array, 'w.pth')
 
 
 def test_plain_resume_names_the_latest_file_whatever_read_it(tmp_path):

@@ -57,6 +57,16 @@ _READ = (
 )  # fmt: skip
 _WHOLE = ('batch_size', 'num_workers', 'max_epochs', 'max_tokens', 'num_frames', 'val_interval')
 
+# Numbers of a config that have a lower limit, wherever they stand in it.
+_LEAST = {
+    'batch_size': 1,
+    'num_workers': 0,
+    'max_epochs': 1,
+    'max_iters': 1,
+    'val_interval': 1,
+    'lr': 0,
+}
+
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs
 OWN_TASKS = {
     'navit_backbone.tasks.video': 'video'
@@ -281,6 +291,7 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
     length = length_of(cfg)
     apply_options(cfg, options)
+    _check_limits(cfg, path)
     _fit_workers(cfg)
     if not any(option.startswith('param_scheduler') for option in options):
         for change in follow_length(cfg, length):
@@ -294,6 +305,15 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
     if added:
         cfg.custom_hooks = [*hooks, *added]
     return cfg
+
+
+def _check_limits(cfg: Config, source: Path) -> None:
+    """Raise for numbers below `_LEAST`, and for NaN, wherever they stand in the config."""
+    for place in _places({key: value for key, value in cfg.items() if key in _free_keys()}):
+        least = _LEAST.get(place.split('.')[-1])
+        value = _held(cfg, place) if least is not None else None
+        if isinstance(value, (int, float)) and not value >= least:
+            raise ValueError(f'{source}: {place}={value} must be {least} or more')
 
 
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:

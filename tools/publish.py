@@ -74,7 +74,14 @@ def make(args: argparse.Namespace) -> None:
     state, notes['weights'] = weights_of(content, raw=args.raw)
     if args.figures is not None:
         notes['figures'] = figures_of(args.figures, args.checkpoint)
-    file = publish(args.out, cfg=cfg, state=state, dataset_meta=dataset_meta, notes=notes)
+    file = publish(
+        args.out,
+        cfg=cfg,
+        state=state,
+        dataset_meta=dataset_meta,
+        notes=notes,
+        source=args.checkpoint,
+    )
     print(f'{file}: {file.stat().st_size / 1e6:.1f} MB, SHA-256 {read_header(file)[DIGEST]}')
     print(f'its weights: {notes["weights"]}; classes: {", ".join(dataset_meta["classes"][:8])}')
     print(f'Use it:\n  python tools/predict.py {file} INPUT... --out-dir DIR')

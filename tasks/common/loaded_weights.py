@@ -114,12 +114,19 @@ def check_fit(
     lost = sum(wanted[key].numel() for key in (*missing, *bent))
     if lost and 1 - lost / total < max(min_share, 1e-9):
         shapes = [f'{k} {_shape(given[k])} instead of {tuple(wanted[k].shape)}' for k in bent[:4]]
+        way = 'Use the config and the classes that it was trained with'
+        if len(missing) == len(wanted):
+            own = summary([*map(str, state)]) if state else 'nothing'
+            way = (
+                f'It holds {own} instead. {way}, and save the '
+                "tensors of the whole model under the model's own names"
+            )
         raise ValueError(
             f'{name} does not fit this model: it lacks {lost:,} of {total:,} values, and '
             f'{"all" if min_share == 1 else f"{min_share:.0%}"} are needed. Missing: '
             f'{summary(missing)}. Of another shape: '
-            f'{", ".join(shapes) or "none"}. Use the config and the classes that it was trained '
-            'with; weights of a backbone alone go into its init_cfg'
+            f'{", ".join(shapes) or "none"}. {way}; weights of a backbone alone go into its '
+            'init_cfg'
         )
     apart = {*missing, *bent, *(key for key, t in wanted.items() if not t.isfinite().all())}
     refuse_nan({key: given[key] for key in wanted if key not in apart}, str(name))
@@ -138,5 +145,6 @@ def load_model(
     return model
 
 
-def _shape(item: object) -> tuple[int, ...]:
-    return tuple(item.shape) if isinstance(item, Tensor) else ()
+def _shape(item: object) -> tuple[int, ...] | str:
+    """Return the shape of a tensor; of anything else its type, which is the shape of none."""
+    return tuple(item.shape) if isinstance(item, Tensor) else f'({type(item).__name__})'

@@ -44,17 +44,19 @@ def publish(
     state: Mapping[str, Any],
     dataset_meta: Mapping[str, Any],
     notes: Mapping[str, Any],
+    source: Path,
 ) -> Path:
     """Write the model of `cfg` with the weights of `state`; the name gains 8 digits of its digest.
 
-    The config is checked as it will be on reading, and the weights against the model. `notes` are
-    further plain values, as figures of an evaluation.
+    The config is checked as it will be on reading, and the weights against the model; what does
+    not fit is refused by the name of `source`, the file that they come from. `notes` are further
+    plain values, as figures of an evaluation.
     """
     values = {key: value for key, value in cfg.to_dict().items() if key not in _OF_TRAINING}
     text = json.dumps(_plain(values, 'config'))
     check_names(values)
     model = MODELS.build(cfg.model)
-    check_fit(model, state, out)
+    check_fit(model, state, source)
     given = {key.removeprefix('module.'): item for key, item in state.items()}
     header = {
         **_header_of_navit(model, cfg),
