@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from navit_backbone.tasks.common.knn import knn_scores
+from navit_backbone.tools.knn import neighbours_of
 
 
 @settings(deadline=None)
@@ -32,3 +33,8 @@ def test_scores_are_those_of_a_loop(bank, queries, classes, seed):
 def test_more_neighbours_than_examples_are_refused():
     with pytest.raises(ValueError, match='k=3 neighbours of 2 examples'):
         knn_scores(torch.randn(2, 4), torch.tensor([0, 1]), torch.randn(1, 4), num_classes=2, k=3)
+
+
+@pytest.mark.parametrize(('clips', 'measured'), [(3, [3]), (12, [5, 10]), (20, [5, 10, 20])])
+def test_no_more_neighbours_than_clips_are_measured(clips, measured):
+    assert neighbours_of(clips) == measured

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from PIL import Image
 from test_bad_pictures import CONFIG, OPTIONS, TINY, write_model
 
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
+from navit_backbone.tasks.common.sample import UnreadableVideoError
 from navit_backbone.tasks.detection.inference import Detector
 from navit_backbone.tools import predict, predict_output
-from navit_backbone.tools.predict import existing_input, find_inputs
+from navit_backbone.tools.predict import SkippedError, existing_input, find_inputs, look
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM = 6
@@ -371,3 +373,20 @@ def test_an_image_of_an_unusual_suffix_is_drawn_as_png(tmp_path):
         file.write_bytes(b'')
     found = find_inputs([*map(str, files)], tmp_path / 'out', PICTURE_SUFFIXES)
     assert [str(target) for target in found.values()] == ['a.gif.png', 'scan.png']
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (UnreadableVideoError('a.mp4: frame 7 of 9'), 'cannot be read (a.mp4: frame 7 of 9)'),
+        (SkippedError('4,000 tokens are too many'), 'does not fit the model (4,000 tokens'),
+    ],
+)
+def test_a_video_damaged_behind_its_first_frame_is_no_fault_of_the_model(error, reason):
+    def find(_):
+        raise error
+
+    predictor = SimpleNamespace(read=lambda _: {}, describe=dict, shown=dict, find=find)
+    with pytest.raises(SkippedError) as caught:
+        look(predictor, Path('a.mp4'))
+    assert str(caught.value).startswith(reason)

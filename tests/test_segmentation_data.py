@@ -2,6 +2,7 @@
 
 import warnings
 from copy import deepcopy
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.palette import palette
 from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
 from navit_backbone.tasks.segmentation import data as segmentation_data
+from navit_backbone.tasks.segmentation.label_check import check_ignored
 
 SIZES = [(40, 60), (33, 21), (50, 50)]
 CLASSES = ['paper', 'circle', 'square', 'star']
@@ -372,3 +374,37 @@ def test_label_maps_in_jpeg_are_warned_of(folder, monkeypatch):
     build(folder, seg_map_suffix='.jpg')
     assert len(logged) == 1
     assert f'{folder}/masks: label maps in JPEG, which changes class numbers' in logged[0]
+
+
+@pytest.mark.parametrize('label', [-1, 256, 255.0, '255', True])
+def test_an_ignored_label_that_is_no_byte_is_refused(folder, label):
+    with pytest.raises(ValueError, match=f'ignore_index={label!r}.*0 to 255'):
+        build(folder, ignore_index=label)
+
+
+def test_a_head_or_metric_that_ignores_another_label_is_refused(folder):
+    dataset = build(folder, ignore_index=254)
+    agrees, differs = SimpleNamespace(ignore_index=254), SimpleNamespace(ignore_index=255)
+    check_ignored(dataset, SimpleNamespace(decode_head=agrees), [agrees, object()])
+    with pytest.raises(ValueError, match=r'ignore_index=254, model\.decode_head has .*=255'):
+        check_ignored(dataset, SimpleNamespace(decode_head=differs), [])
+    with pytest.raises(ValueError, match='ignore_index=254, the metric SimpleNamespace has .*=255'):
+        check_ignored(dataset, None, [agrees, differs])
+
+
+def test_label_maps_of_fractions_are_no_colours(folder):
+    labels = cv2.imencode('.tiff', np.ones(SIZES[0], np.float32))[1]
+    (folder / 'masks/0.png').write_bytes(labels.tobytes())
+    with pytest.raises(BadSampleError, match='whole numbers, this one has float32'):
+        loaded(build(folder), 0)
+
+
+def test_what_is_there_in_the_place_of_a_file_is_named(folder):
+    for file in (folder / 'masks').iterdir():
+        file.rename(file.with_suffix('.PNG'))
+    with pytest.raises(ValueError, match=r'0\.png is missing, \S*0\.PNG is there'):
+        build(folder)
+    for file in (folder / 'images').iterdir():
+        file.rename(file.with_suffix('.heic'))
+    with pytest.raises(ValueError, match=r'looked for \.jpg \.jpeg'):
+        build(folder)

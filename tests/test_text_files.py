@@ -186,3 +186,16 @@ def test_the_separator_line_and_empty_columns_of_excel(tmp_path: Path, separator
     file.write_text('file,label,,\na.mp4,run,,\nb.mp4,run,,walk\n')
     with pytest.raises(ValueError, match='line 3: has 4 fields, the header has 2'):
         list(Table(file))
+
+
+def test_a_quote_without_an_end_is_refused_with_its_line(tmp_path: Path) -> None:
+    """Read leniently, the rows below would be part of its class name."""
+    file = tmp_path / 'list.csv'
+    file.write_text('file,label\na.mp4,walk\nb.mp4,"run\nc.mp4,run\nd.mp4,walk\n')
+    with pytest.raises(ValueError, match=r'list\.csv, line 3: .*not closed'):
+        list(Table(file))
+    file.write_text('file,label,note\na.mp4,walk,"two\nlines, ""quoted"""\nb.mp4,12" run,\n')
+    assert [row for _, row in Table(file)] == [
+        {'file': 'a.mp4', 'label': 'walk', 'note': 'two\nlines, "quoted"'},
+        {'file': 'b.mp4', 'label': '12" run', 'note': ''},
+    ]

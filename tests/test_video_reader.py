@@ -230,3 +230,11 @@ def test_a_picture_is_a_clip_of_one_frame(tmp_path):
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(UnreadableVideoError, match=r'picture\.png: OpenCV cannot decode it'):
         Picture(str(file))
+
+
+def test_a_video_cut_off_within_its_index_says_so(tmp_path):
+    content = write_video(tmp_path / 'a.mp4').read_bytes()
+    index = content.index(b'moov')
+    (tmp_path / 'b.mp4').write_bytes(content[: (index + len(content)) // 2])
+    with pytest.raises(UnreadableVideoError, match='cut off before its index'):
+        open_video(str(tmp_path / 'b.mp4'))

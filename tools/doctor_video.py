@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from navit_backbone.tasks.common.dataset import file_of
 from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sample import SampleSeed
 from navit_backbone.tasks.common.wording import few
+from navit_backbone.tasks.video.clip_check import clip_problem, refuse_other_length
 from navit_backbone.tasks.video.label_check import check_multi_label
 from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import (
@@ -92,8 +93,8 @@ def check_clips(key: str, dataset: Any) -> Finding:
             seed = SampleSeed(0, 0, index)
             tokens.append(planner.num_tokens(*size, sample_seed=seed))
             frames.append(planner.plan(*size, sample_seed=seed).num_frames)
-    if len(faults) == len(chosen):
-        return Finding(name=key, found='', problem=f'not one clip can be read; {faults[0]}')
+    if len(faults) == len(chosen) and (problem := clip_problem(dataset)):
+        return Finding(name=key, found='', problem=problem)
     found = f'{len(chosen)} of {len(dataset)} clips looked at'
     if tokens:
         found += (
@@ -105,12 +106,6 @@ def check_clips(key: str, dataset: Any) -> Finding:
     )
     note = note if faults else darkness_of(sample_files(dataset))
     return Finding(name=key, found=found, note=note)
-
-
-def refuse_other_length(info: Mapping[str, Any], size: Sequence[float]) -> None:
-    """Raise where a folder holds more or fewer frames than the list says."""
-    if 'frame_dir' in info and info.get('num_frames', size[2]) != size[2]:
-        raise ValueError(f'holds {size[2]} frames, the list says {info["num_frames"]}')
 
 
 def count_classes(dataset: Any) -> Finding:

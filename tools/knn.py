@@ -44,12 +44,14 @@ def parse_args() -> argparse.Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument('checkpoint', type=expanded_path, nargs='?', help='of the whole model')
-    parser.add_argument('--k', type=int, nargs='+', default=[5, 10, 20], help='(5 10 20)')
+    parser.add_argument(
+        '--k', type=int, nargs='+', help='(5 10 20, up to the clips of the training set)'
+    )
     parser.add_argument('--temperature', type=float, default=0.07, help='(%(default)s)')
     parser.add_argument('--device', default=get_device(), help='(%(default)s)')
     parser.add_argument('--out', type=expanded_path, help='the figures as JSON')
     args = parser.parse_args()
-    if min(args.k) < 1 or args.temperature <= 0:
+    if min(args.k or [1]) < 1 or args.temperature <= 0:
         parser.error(f'--k {args.k} from 1 and --temperature {args.temperature} above 0')
     return args
 
@@ -64,9 +66,13 @@ def knn(args: argparse.Namespace) -> None:
     model = model_of(cfg, args)
     bank, labels, read = vectors(model, bank_loader(cfg), 'training set')
     bank, labels = bank[read], labels[read]
+    if max(wanted := args.k or neighbours_of(len(bank))) > len(bank):
+        raise ValueError(
+            f'--k {max(wanted)}: the training set has {len(bank)} clips that can be read'
+        )
     queries, truth, known = vectors(model, cfg.test_dataloader, 'test set')
     figures: dict[str, Any] = {}
-    for k in args.k:
+    for k in wanted:
         scores = knn_scores(
             bank, labels, queries, num_classes=len(classes), k=k, temperature=args.temperature
         )
@@ -76,6 +82,11 @@ def knn(args: argparse.Namespace) -> None:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({'config': str(args.config), **figures}, indent=2) + '\n')
+
+
+def neighbours_of(num_clips: int) -> list[int]:
+    """Return the numbers of neighbours that are measured where none are asked for."""
+    return [k for k in (5, 10, 20) if k <= num_clips] or [num_clips]
 
 
 def model_of(cfg: Config, args: argparse.Namespace) -> Any:

@@ -52,6 +52,7 @@ from navit_backbone.tasks.common.folders import find_files, find_folders, search
 from navit_backbone.tasks.common.output_files import OutputNames
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
 from navit_backbone.tasks.common.published import check_names, config_of, is_published
+from navit_backbone.tasks.common.sample import UnreadableVideoError
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     apply_options,
@@ -215,6 +216,8 @@ def look(predictor: Predictor, file: Path) -> tuple[dict[str, Any], Any, Any]:
     except Exception as error:  # as of an image too long for the positions
         reason, unexpected = reason_of(error)
         what = 'cannot be predicted' if unexpected else 'does not fit the model'
+        if isinstance(error, UnreadableVideoError):  # damaged behind its first frame
+            what = 'cannot be read'
         raise SkippedError(f'{what} ({reason})', unexpected) from error
 
 

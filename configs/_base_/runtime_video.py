@@ -12,6 +12,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='ClassCheckHook'),
+    dict(type='ClipCheckHook'),
     dict(type='MultiLabelCheckHook'),
     dict(type='DuplicateCheckHook'),
     dict(type='BitDepthHook'),

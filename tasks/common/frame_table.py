@@ -11,6 +11,7 @@ import numpy as np
 from av.stream import Disposition
 
 from .container_size import stated_num_bytes
+from .sample import UnreadableVideoError
 
 ASSUMED_FPS = 25.0  # of a folder of frames, or a video without a clock
 # Formats that store presentation times. Others store decoding times, which are the same only for a
@@ -22,10 +23,6 @@ _PIXEL_ASPECTS = (Fraction(1, 10), Fraction(10))  # beyond: a faulty header
 _LAST_FRAME = 0.5  # seconds that the last frame may last, by which no cut is found
 _VP8_SHOWN = 0x10  # a bit of the first byte of a packet
 _H264_IDR = 5  # the type of a unit
-
-
-class UnreadableVideoError(ValueError):
-    """A clip that cannot be read; the message names the file and the reason."""
 
 
 class FrameTable(NamedTuple):

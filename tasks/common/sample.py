@@ -23,6 +23,10 @@ class BadSampleError(ValueError):
     """A sample whose data cannot be used; the message names its file and the reason."""
 
 
+class UnreadableVideoError(ValueError):
+    """A clip that cannot be read; the message names the file and the reason."""
+
+
 class SampleSeed(NamedTuple):
     """The three numbers that decide every draw of one sample."""
 

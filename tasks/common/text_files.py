@@ -183,8 +183,9 @@ class Table:
             lines[0] = ''  # line numbers stay
         header = next((line for line in lines if line.strip()), '')
         separator = stated[1] if stated else max(_SEPARATORS, key=header.count)
-        self._reader = csv.reader(io.StringIO('\n'.join(lines)), delimiter=separator)
-        self.columns = next((_stripped(row) for row in self._reader if any(_stripped(row))), [])
+        # strict: a quote without an end would swallow the rows below it
+        self._reader = csv.reader(io.StringIO('\n'.join(lines)), delimiter=separator, strict=True)
+        self.columns = next((row for row in self._rows() if any(row)), [])
         while self.columns and not self.columns[-1]:
             self.columns.pop()
         if twice := sorted({name for name in self.columns if self.columns.count(name) > 1}):
@@ -192,8 +193,7 @@ class Table:
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield (line number, row); raise ValueError where a row has another number of fields."""
-        for fields in self._reader:
-            values = _stripped(fields)
+        for values in self._rows():
             if not any(values):
                 continue
             if not any(values[len(self.columns) :]):
@@ -205,6 +205,15 @@ class Table:
                 )
             yield self._reader.line_num, dict(zip(self.columns, values, strict=True))
 
-
-def _stripped(fields: list[str]) -> list[str]:
-    return [field.strip() for field in fields]
+    def _rows(self) -> Iterator[list[str]]:
+        """Yield the fields of each row without blanks around them."""
+        begin = self._reader.line_num + 1
+        try:
+            for fields in self._reader:
+                yield [field.strip() for field in fields]
+                begin = self._reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(
+                f'{self.path}, line {begin}: the quotes are not closed where the field ends '
+                f'({error}). Fix: write a quote within a quoted field twice, or remove it'
+            ) from error

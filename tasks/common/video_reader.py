@@ -23,12 +23,12 @@ from .file_formats import describe_format
 from .folders import visible
 from .frame_table import (
     ASSUMED_FPS,
-    UnreadableVideoError,
     read_frame_table,
     video_stream,
 )
 from .picture_sizes import PICTURE_SUFFIXES, Measured, picture_size
 from .resampling import resize_image
+from .sample import UnreadableVideoError
 
 # Suffixes of the files taken for clips when a folder is searched.
 VIDEO_SUFFIXES = (
@@ -368,7 +368,7 @@ _FAULTS = (av.error.FFmpegError, UnreadableVideoError)
 
 def _reason(error: BaseException) -> str:
     """Return the message of a reader in one line, without its path and error number."""
-    if isinstance(error, av.error.InvalidDataError):
+    if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
         return 'no video in it, damaged, or cut off before its index'
     text = error.strerror if isinstance(error, av.error.FFmpegError) else str(error)
     return ' '.join(str(text).split())[:200] or type(error).__name__

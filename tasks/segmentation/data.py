@@ -96,6 +96,11 @@ class LoadSegMap(LoadAnnotations):
             return labels
         if labels.dtype == bool:
             return labels.astype(np.uint8)
+        if labels.ndim == 2:
+            raise BadSampleError(
+                f'{file}: a label map has whole numbers, this one has {labels.dtype}. Fix: export '
+                'it with 8 or 16 bits a pixel'
+            )
         raise BadSampleError(
             f'{file}: a label map has one channel of class numbers, this one is '
             f'{labels.dtype} {list(labels.shape)} (a picture in colours?): '
@@ -165,6 +170,15 @@ def _check_numbers(labels: np.ndarray, results: dict[str, Any], file: str) -> No
     )
 
 
+def refuse_odd_ignore_index(label: Any) -> None:
+    """Raise ValueError where the ignored label of a data set does not fit in a byte."""
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label <= _LARGEST:
+        raise ValueError(
+            f'the data set has ignore_index={label!r}, and label maps hold bytes. Fix: set it to a '
+            f'whole number, 0 to {_LARGEST} ({_LARGEST} by default)'
+        )
+
+
 class CheckedSegSamples(SeededSamples):
     """Mix in before a data set of mmseg: seeded samples, and pairs of files that are checked.
 
@@ -191,6 +205,7 @@ class CheckedSegSamples(SeededSamples):
                 f'one class alone, {list(classes)}, and the pixels of all others are ignored: a '
                 'model would learn to say it everywhere; name what it is to be told from as well'
             )
+        refuse_odd_ignore_index(self.ignore_index)  # type: ignore[attr-defined]
         found: list[dict[str, Any]] = super().load_data_list()  # type: ignore[misc]
         found = [record for record in found if not is_system_file(record['img_path'])]
         self._check_pairs(found)
@@ -208,7 +223,8 @@ class CheckedSegSamples(SeededSamples):
         maps = self.data_prefix.get('seg_map_path') or None  # type: ignore[attr-defined]
         if not found:
             raise ValueError(
-                f'no pictures in {pictures}: looked for *{self.img_suffix}; set data_root, '  # type: ignore[attr-defined]
+                f'no pictures in {pictures}: looked for '
+                f'{self.img_suffix or " ".join(PICTURE_SUFFIXES)}; set data_root, '  # type: ignore[attr-defined]
                 'data_prefix.img_path or img_suffix'
             )
         if maps is None or '://' in str(maps):
@@ -219,7 +235,7 @@ class CheckedSegSamples(SeededSamples):
             raise ValueError(
                 f'{len(lacking):,} of {len(found):,} pictures have no label map in {maps} '
                 f'(*{self.seg_map_suffix}): {few(lacking)}; '  # type: ignore[attr-defined]
-                + _near(next(iter(set(wanted) - there)), there)
+                + _near(min(set(wanted) - there), there)
                 + 'add the maps, list the pictures that have one in ann_file, or set seg_map_suffix'
             )
         if self.seg_map_suffix.lower().endswith(('.jpg', '.jpeg')):  # type: ignore[attr-defined]
@@ -435,7 +451,8 @@ def read_classes(file: str, chosen: Sequence[str] | None = None) -> tuple[str, .
 
 
 def _near(file: str, there: set[str]) -> str:
-    close = difflib.get_close_matches(file, sorted(there), 1, 0.8)
+    same = [other for other in sorted(there) if other.lower() == file.lower()]
+    close = same or difflib.get_close_matches(file, sorted(there), 1, 0.8)
     return f'{file} is missing, {close[0]} is there; ' if close else ''
 
 

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from rich.progress import track
+from torch import nn
 
 from ..common.class_check import named
-from ..common.dataset import LOADER_ERRORS
+from ..common.dataset import LOADER_ERRORS, seeded_parts
 from ..common.picture_check import PictureCheckHook, refuse
 from ..common.picture_sizes import picture_size
 from ..common.sample import BadSampleError
@@ -115,6 +117,26 @@ def read_some(dataset: Any, num_maps: int) -> Found:
     return found
 
 
+def check_ignored(dataset: Any, model: Any, metrics: Iterable[Any]) -> None:
+    """Raise ValueError where the head or a metric ignores another label than the data set.
+
+    They would count the ignored pixels as a class, or stop at a label that no class has.
+    """
+    head = getattr(getattr(model, 'module', model), 'decode_head', None)
+    heads = head if isinstance(head, nn.ModuleList) else [head]
+    users = [('model.decode_head', item) for item in heads]
+    users += [(f'the metric {type(metric).__name__}', metric) for metric in metrics]
+    for part in seeded_parts(dataset):
+        ignored = getattr(part, 'ignore_index', None)
+        for name, user in users:
+            label = getattr(user, 'ignore_index', ignored)
+            if ignored is not None and label != ignored:
+                raise ValueError(
+                    f'{named(part)} has ignore_index={ignored}, {name} has ignore_index={label}. '
+                    'Fix: set both to the same number, and model.data_preprocessor.seg_pad_val too'
+                )
+
+
 @HOOKS.register_module()
 class LabelMapCheckHook(PictureCheckHook):
     """Reads all label maps of an evaluation, and some of a training set, before the first step.
@@ -123,6 +145,18 @@ class LabelMapCheckHook(PictureCheckHook):
     which no map can be used; and either where no pixel has a class. A training set where one class
     alone has pixels is refused too. All its maps are read before it is.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        check_ignored(runner.train_dataloader.dataset, runner.model, ())
+        if runner.val_loop is not None:
+            metrics = runner.val_loop.evaluator.metrics
+            check_ignored(runner.val_dataloader.dataset, None, metrics)
+        super().before_train(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        metrics = runner.test_loop.evaluator.metrics
+        check_ignored(runner.test_dataloader.dataset, None, metrics)
+        super().before_test(runner)
 
     def check_some(self, dataset: Any) -> None:
         found = _on_main(dataset, lambda: read_some(dataset, _NUM_READ))

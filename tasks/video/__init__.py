@@ -4,11 +4,12 @@ from navit_backbone import backbone
 
 from .. import common
 from ..common import clip_budget, clip_data, clip_packing, clip_transforms
-from . import head, label_check, metric, model, preprocessor
+from . import clip_check, head, label_check, metric, model, preprocessor
 
 __all__ = [
     'backbone',
     'clip_budget',
+    'clip_check',
     'clip_data',
     'clip_packing',
     'clip_transforms',
