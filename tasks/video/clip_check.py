@@ -50,7 +50,7 @@ def clip_problem(dataset: Any) -> str:
         else:
             return ''
     return (
-        f'not one of its {len(dataset):,} clips can be read; {first}. Fix: set data_root, or '
+        f'not one clip can be read, of {len(dataset):,}: {first}. Fix: set data_root, or '
         'data_prefix.clips to the folder that the listed paths begin in; tools/check_videos.py '
         'names all clips that cannot be read'
     )
