@@ -212,7 +212,9 @@ def test_a_mask_against_the_format_is_named_where_masks_are_asked_for(tmp_path, 
 )
 def test_annotations_without_a_mask_are_found(tmp_path, segmentation):
     path = write(tmp_path, 'annotations', segmentation=segmentation)
-    assert [item['id'] for item in read_annotations(str(path)).without_mask()] == [2]
+    found = read_annotations(str(path))
+    assert found.without_mask() == {'have no mask': [found.annotations[1]]}
+    assert found.mask_remark() == ''
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,54 @@ def test_annotations_without_a_mask_are_found(tmp_path, segmentation):
 )
 def test_masks_of_all_forms_are_masks(tmp_path, segmentation):
     path = write(tmp_path, 'annotations', segmentation=segmentation)
-    assert read_annotations(str(path)).without_mask() == []
+    assert read_annotations(str(path)).without_mask() == {}
+
+
+@pytest.mark.parametrize(
+    ('polygons', 'outside'),
+    [
+        ([[20, 70, 30, 70, 30, 90]], True),  # below
+        ([[-9, 5, 0, 5, 0, 9], [113, 5, 120, 5, 120, 9]], False),  # around, and meets the box
+        ([[113, 5, 120, 5, 120, 9]], True),
+        ([[113, 5, 120, 5, 120, 9], [1, 1, 5, 1, 5, 5]], False),
+        ([[-9, 5, 0, 5, 0, 9]], True),
+        ([[-9, 5, 1, 5, 1, 9]], False),
+    ],
+)
+def test_a_mask_outside_its_image_is_found(tmp_path, polygons, outside):
+    found = read_annotations(str(write(tmp_path, 'annotations', 0, segmentation=polygons)))
+    expected = {'have a mask outside their image': found.annotations[:1]} if outside else {}
+    assert found.without_mask() == expected
+
+
+def test_a_mask_and_a_box_outside_the_image_are_left_to_the_box(tmp_path):
+    shape = dict(segmentation=[[200, 0, 220, 0, 220, 9]], bbox=[200, 0, 20, 9])
+    found = read_annotations(str(write(tmp_path, 'annotations', 0, **shape)))
+    assert found.without_mask() == {}
+    assert list(found.unusable()) == ['outside the image']
+
+
+def swap_corners(content):
+    """Write each polygon of two squares, one on the diagonal, as [y, x, y, x, ...]."""
+    content['images'][0].update(height=300, width=300)
+    content['annotations'] = content['annotations'][:2]
+    for item, (x, y) in zip(content['annotations'], [(10, 200), (50, 50)], strict=True):
+        polygon = [x, y, x + 9, y, x + 9, y + 9, x, y + 9]
+        item.update(image_id=0, bbox=[x, y, 9, 9], segmentation=[polygon])
+        item['segmentation'] = [[polygon[i ^ 1] for i in range(8)]]
+
+
+def test_swapped_corners_within_the_image_are_remarked(tmp_path):
+    found = edited(tmp_path, swap_corners)
+    assert found.without_mask() == {}
+    assert found.mask_remark() == (
+        '1 of 2 masks lie outside their boxes: id 1; with x and y swapped 1 would lie on their '
+        'boxes. If so, write each polygon as [x, y, x, y, ...]'
+    )
+    found.annotations[0]['bbox'] = [100, 5, 9, 9]
+    assert found.mask_remark().endswith(
+        'id 1. Check that segmentation and bbox are of the same object and image'
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -577,9 +626,9 @@ def test_polygons_that_are_shares_of_the_image_are_refused(tmp_path):
         of_all(segmentation=shares)(content)
         content['annotations'][3]['segmentation'] = [[0.1, 0.1, 20, 0.1, 20, 20]]
 
-    assert edited(tmp_path, edit).without_mask() == []  # small ones beside others
+    assert edited(tmp_path, edit).without_mask() == {}  # small ones beside others
     tiny = edited(tmp_path, of_all(segmentation=[[0, 0, 1, 0, 1, 1]], bbox=[0, 0, 1, 1]))
-    assert tiny.without_mask() == []
+    assert tiny.without_mask() == {}
 
 
 def corners(content):
@@ -683,7 +732,7 @@ def test_polygons_without_area_are_taken_out_of_masks_that_have_others(tmp_path)
     sound = [0, 0, 9, 0, 9, 9]
     given = [[1, 2, 3, 4], sound, [1, 2, 3, 4, 5, 6, 7], []]
     found = read_annotations(str(write(tmp_path, 'annotations', segmentation=given)))
-    assert found.without_mask() == []
+    assert found.without_mask() == {}
     assert found.annotations[1]['segmentation'] == [sound]
 
 

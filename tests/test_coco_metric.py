@@ -110,6 +110,10 @@ def test_annotations_against_the_format_are_refused_at_the_start(tmp_path):
     build(path)
     with pytest.raises(ValueError, match=r'val.json: 1 of 8 annotations have no mask \(id 2\)'):
         build(path, metric=['bbox', 'segm'])
+    outside = [[900, 70, 930, 70, 930, 90]]
+    changed(path, lambda content: content['annotations'][1].update(segmentation=outside))
+    with pytest.raises(ValueError, match=r'1 of 8 annotations have a mask outside their image'):
+        build(path, metric=['bbox', 'segm'])
     changed(path, lambda content: content['annotations'][1].update(bbox=[1, 2, 3]))
     with pytest.raises(ValueError, match='bbox must be four numbers'):
         build(path)

@@ -203,6 +203,31 @@ def test_a_box_without_a_mask_is_ignored_and_counted(tmp_path, monkeypatch, segm
     )
 
 
+def test_masks_outside_their_image_are_ignored_and_counted(tmp_path, monkeypatch):
+    outside = [[20, 70, 30, 70, 30, 90]]  # of an image 61 pixels high
+    data, lines = remarks(
+        tmp_path,
+        monkeypatch,
+        lambda content: content['annotations'][1].update(segmentation=outside),
+        pipeline=PIPELINE,
+        test_mode=True,
+    )
+    assert lines[0].endswith('1 of 8 boxes have a mask outside their image and are ignored: id 2')
+    assert '1 of 8 masks lie outside their boxes: id 2' in lines[1]
+    sample = data[0]['data_samples']
+    assert len(sample.gt_instances) == len(sample.ignored_instances) == 1
+
+
+def test_a_file_of_masks_outside_their_images_is_refused(tmp_path):
+    def edit(content):
+        for item in content['annotations']:
+            item['segmentation'] = [[900, 70, 930, 70, 930, 90]]
+
+    change(write_coco(tmp_path, ANNOTATIONS, 'images'), edit)
+    with pytest.raises(ValueError, match='loads masks: 8 have a mask outside their image'):
+        build(tmp_path, pipeline=PIPELINE)
+
+
 def test_a_file_without_any_mask_is_refused_where_masks_are_loaded(tmp_path):
     def edit(content):
         for item in content['annotations']:

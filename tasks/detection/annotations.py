@@ -11,7 +11,7 @@ training and all evaluations see the same boxes.
   in one place and numbers in another, entries that are listed twice, a category that no annotation
   uses and whose name another one has.
 - Left out and counted: what COCO's own files hold too, as boxes without area or outside their
-  image. `unusable` finds what training leaves out, `unmatchable` what an evaluation leaves out.
+  image, and masks outside it. `unusable` finds what training leaves out, `unmatchable` what an evaluation leaves out.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _CATEGORY_LISTS = ('neg_category_ids', 'not_exhaustive_category_ids')
 _SIDES = ('height', 'width')
 COUNTED = 100  # detections of a class in an image, the best ones, of which COCO's AP is
 _LARGEST = sys.float_info.max  # JSON has whole numbers beyond it; infinity and NaN are not below
+OUTSIDE_MASK = 'have a mask outside their image'
 _SIZES_FIX = 'remove both height and width, which are then read from the image files'
 _FARTHEST_BOX = 2**20  # pixels; OpenCV reads no image that is longer
 _FEW_CORNERS = 0.1  # share of the boxes that reach beyond their image
@@ -129,8 +130,8 @@ class Annotations:
         remarks += found.unit_remarks()
         return replace(found, remarks=(*self.remarks, *remarks))
 
-    def without_mask(self) -> list[Entry]:
-        """Return those that have no mask, absent or without a pixel; raise on a broken one.
+    def without_mask(self) -> dict[str, list[Entry]]:
+        """Return the annotations without a pixel of a mask, by reason; raise on a broken mask.
 
         Polygons of less than three corners are taken out where an annotation has others. Only
         called where masks are used: a file for boxes may have anything there.
@@ -159,7 +160,41 @@ class Annotations:
                 without.append(item)
             elif len(parts) < len(value):  # pycocotools takes four numbers for a box
                 item['segmentation'] = parts
-        return without
+        outside = self._outside_masks()
+        reasons = {'have no mask': without, OUTSIDE_MASK: outside}
+        return {reason: entries for reason, entries in reasons.items() if entries}
+
+    def _outside_masks(self) -> list[Entry]:
+        """Return the annotations whose box meets their image, and whose mask does not."""
+        shape = _Shapes(self)
+        x, y, w, h = _mask_boxes([item.get('segmentation') for item in self.annotations])
+        outside = (x >= shape.width) | (y >= shape.height) | (x + w <= 0) | (y + h <= 0)
+        return [self.annotations[i] for i in np.flatnonzero(outside & ~shape.outside)]
+
+    def mask_remark(self) -> str:
+        """Describe masks that lie wholly outside their boxes, or ''; call `without_mask` first."""
+        shape = _Shapes(self)
+        x, y, w, h = _mask_boxes([item.get('segmentation') for item in self.annotations])
+
+        def apart(x: np.ndarray, y: np.ndarray, w: np.ndarray, h: np.ndarray) -> np.ndarray:
+            beside = (x > shape.x + shape.w) | (x + w < shape.x)
+            return beside | (y > shape.y + shape.h) | (y + h < shape.y)
+
+        wrong = apart(x, y, w, h)
+        if not wrong.any():
+            return ''
+        entries = [self.annotations[i] for i in np.flatnonzero(wrong)]
+        text = (
+            f'{len(entries):,} of {len(wrong):,} masks lie outside their boxes: id '
+            f'{few([item["id"] for item in entries])}'
+        )
+        swapped = (wrong & ~apart(y, x, h, w)).sum()
+        if swapped * 2 > len(entries):
+            return (
+                f'{text}; with x and y swapped {swapped:,} would lie on their boxes. If so, write '
+                'each polygon as [x, y, x, y, ...]'
+            )
+        return f'{text}. Check that segmentation and bbox are of the same object and image'
 
     # What an experiment needs
 
@@ -297,11 +332,12 @@ class _Shapes:
         sizes = found.picture_sizes()
         items, unknown = found.annotations, (math.nan, math.nan)
         of_each = [sizes.get(item['image_id']) or unknown for item in items]
-        self.height, self.width = np.array(of_each, dtype=float).T
-        self.x, self.y, self.w, self.h = np.array([i['bbox'] for i in items], dtype=float).T
+        self.height, self.width = np.array(of_each, dtype=float).reshape(-1, 2).T
+        boxes = np.array([item['bbox'] for item in items], dtype=float)
+        self.x, self.y, self.w, self.h = boxes.reshape(-1, 4).T
         self.area = np.array([item['area'] for item in items], dtype=float)
-        self.unlisted = np.array([item['image_id'] not in sizes for item in items])
-        self.ignored = np.array([bool(item.get('ignore')) for item in items])
+        self.unlisted = np.array([item['image_id'] not in sizes for item in items], dtype=bool)
+        self.ignored = np.array([bool(item.get('ignore')) for item in items], dtype=bool)
         shown_w = np.minimum(self.x + self.w, self.width) - np.maximum(self.x, 0)
         shown_h = np.minimum(self.y + self.h, self.height) - np.maximum(self.y, 0)
         self.outside = (shown_w <= 0) | (shown_h <= 0)
@@ -685,6 +721,12 @@ def _refuse_mask_shares(annotations: _Part, masks: Sequence[Any]) -> None:
         f'the first: {few(polygons[0])}. They are shares of the image, where pixels are expected. '
         'Fix: multiply each x by the width of the image, each y by its height'
     )
+
+
+def _mask_boxes(masks: Sequence[Any]) -> np.ndarray:
+    """Return x, y, width and height around each sound mask, NaN for none: [4, N]."""
+    boxes = [(mask_box(mask) if mask else None) or [math.nan] * 4 for mask in masks]
+    return np.array(boxes, dtype=float).reshape(-1, 4).T
 
 
 def _numbers(left_out: Mapping[str, Sequence[Entry]]) -> set[int]:

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 from mmdet.datasets import CocoDataset
@@ -151,17 +152,22 @@ class NaViTCocoDataset(SeededSamples, CocoDataset):
 def _masks_remark(found: Annotations) -> Iterator[str]:
     """Let mmdet ignore boxes without a mask, as it does those whose polygons have no area."""
     without = found.without_mask()
-    if without and len(without) == len(found.annotations):
+    total = f'of {len(found.annotations):,} boxes'
+    if without and sum(map(len, without.values())) == len(found.annotations):
+        counts = ', '.join(f'{len(entries):,} {reason}' for reason, entries in without.items())
+        remark = found.mask_remark()
         raise ValueError(
             f'{found.file}: no annotation has a segmentation with a pixel, but the pipeline loads '
-            'masks: use a detector of boxes and LoadAnnotations(with_bbox=True), or add masks'
+            f'masks: {counts}. {f"{remark}. " if remark else ""}Fix: use a detector of boxes and '
+            'LoadAnnotations(with_bbox=True), or correct the masks'
         )
-    for item in without:
+    for reason, entries in without.items():
+        ids = few([item['id'] for item in entries])
+        yield f'{len(entries):,} {total} {reason} and are ignored: id {ids}'
+    if remark := found.mask_remark():
+        yield remark
+    for item in chain(*without.values()):
         item['segmentation'] = [[]]
-    if without:
-        ids = few([item['id'] for item in without])
-        share = f'{len(without):,} of {len(found.annotations):,} boxes'
-        yield f'{share} have no mask and are ignored: id {ids}'
 
 
 def _training_remarks(found: Annotations, cat_ids: Sequence[Any]) -> Iterator[str]:

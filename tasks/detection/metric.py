@@ -129,13 +129,18 @@ def _matchable(stated: Annotations, before: Annotations | None) -> Annotations:
 
 
 def _require_masks(found: Annotations) -> None:
+    """Raise where an annotation has no mask to compare with; log masks outside their boxes."""
     without = found.without_mask()
-    if without:
+    remark = found.mask_remark()
+    for reason, entries in without.items():
         raise ValueError(
-            f'{found.file}: {len(without):,} of {len(found.annotations):,} annotations have no '
-            f'mask (id {few([item["id"] for item in without])}), but metric '
-            "'segm' compares masks. Fix: add them, remove these annotations, or set metric='bbox'"
+            f'{found.file}: {len(entries):,} of {len(found.annotations):,} annotations {reason} '
+            f"(id {few([item['id'] for item in entries])}), but metric 'segm' compares masks. "
+            f'{f"{remark}. " if remark else ""}Fix: add or correct them, remove these annotations, '
+            "or set metric='bbox'"
         )
+    if remark:
+        print_log(f'{found.file}: {remark}', 'current', logging.WARNING)
 
 
 def _coco(found: Annotations) -> COCO:
