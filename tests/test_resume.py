@@ -87,9 +87,9 @@ class Watch(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, steps, stop=None, stop_in_validation=False, signal_at=None):
+    def __init__(self, steps, stop=None, stop_in_validation=False, signal_at=None, number=15):
         self.steps, self.stop, self.in_validation = steps, stop, stop_in_validation
-        self.signal_at = signal_at
+        self.signal_at, self.number = signal_at, number
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         step = runner.iter + 1
@@ -100,18 +100,18 @@ class Watch(Hook):
         if step == self.stop:
             raise Stopped
         if step == self.signal_at:
-            signal_all(runner)
+            signal_all(runner, self.number)
 
     def before_val(self, runner):
         if self.in_validation:
             raise Stopped
 
 
-def signal_all(runner):
+def signal_all(runner, number):
     """SIGTERM to this process and its workers, from a third one, as a scheduler does."""
     workers = getattr(runner.train_dataloader._iterator, '_workers', [])
     pids = [str(process.pid) for process in workers]
-    subprocess.run(['kill', '-TERM', *pids, str(os.getpid())], check=True)
+    subprocess.run(['kill', f'-{int(number)}', *pids, str(os.getpid())], check=True)
 
 
 def train(
@@ -249,17 +249,37 @@ def test_mmengines_loop_trains_the_same_but_numbers_batches_from_zero(tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_sigterm_ends_after_a_step_that_is_saved(workers, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_after_a_step_that_is_saved(number, workers, tmp_path, capfd):
     options = dict(workers=workers, hook=EVERY_EPOCH)
     train(tmp_path / 'whole', steps := {}, hook=EVERY_EPOCH)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match='143'):
-        train(tmp_path / 'cut', {}, stops=dict(signal_at=8), **options)
-    assert signal.getsignal(signal.SIGTERM) is before
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit, match=str(128 + number)):
+        train(tmp_path / 'cut', {}, stops=dict(signal_at=8, number=number), **options)
+    assert signal.getsignal(number) is before
+    said = capfd.readouterr()
+    assert f'{number.name}: stopped after step 8 of 18' in said.out + said.err
     assert find_checkpoint(tmp_path / 'cut').name == INTERRUPTED
+    assert ('Ctrl-C again ends it at once' in said.err) == (number == signal.SIGINT)
     train(tmp_path / 'cut', found := {}, resume=True, **options)
     assert found == {step: steps[step] for step in range(9, NUM_STEPS + 1)}
     assert not (tmp_path / 'cut' / INTERRUPTED).exists()
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_sigterm_handled():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    stop_signal.StopRequest().listen()  # of a training that failed
+    request = stop_signal.StopRequest()
+    request.listen()
+    try:
+        signal.raise_signal(signal.SIGINT)
+        assert request.agreed(1) == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) == request._note
+    finally:
+        request.ignore()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 CHANGES = {
@@ -347,6 +367,26 @@ def test_what_others_saved_is_told(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize('by', ['epochs', 'iters'])
+def test_a_resume_with_nothing_left_names_the_length_to_raise(by, tmp_path, capsys):
+    options = dict(hook=EVERY_EPOCH)
+    if by == 'iters':
+        options = dict(hook=EVERY_FOURTH, train_cfg=BY_ITERATIONS)
+    train(tmp_path, {}, **options)
+    assert 'nothing is left' not in capsys.readouterr().out
+    done = NUM_EPOCHS if by == 'epochs' else NUM_STEPS
+    for end in (done, done - 1):
+        cfg = options.get('train_cfg', dict(type='ResumableEpochLoop', val_interval=2))
+        options['train_cfg'] = cfg | {f'max_{by}': end}
+        train(tmp_path, steps := {}, resume=True, **options)
+        assert steps == {}
+        unit = 'epochs' if by == 'epochs' else 'steps'
+        assert (
+            f'nothing is left to train: the checkpoint is of {done} {unit}, and '
+            f'train_cfg.max_{by} is {end}. Fix: to train on, raise it'
+        ) in capsys.readouterr().out
+
+
 def test_sampler_that_cannot_skip_is_refused_within_an_epoch(tmp_path):
     options = dict(sampler=dict(type='DefaultSampler', shuffle=True), hook=EVERY_FOURTH)
     with pytest.raises(Stopped):
@@ -399,7 +439,8 @@ def test_ranks_soon_hear_of_a_signal_however_rarely_a_step_asks(accumulated, mos
     request = stop_signal.StopRequest()
     asking = range(accumulated, 200, accumulated)  # steps at which no gradients wait
     assert not any(request.agreed(step) for step in asking if step <= 100)
-    request._note()
+    request._handlers_before[15] = signal.getsignal(15)
+    request._note(15)
     heard = next(step for step in asking if step > 100 and request.agreed(step))
     assert heard - 100 <= most
 

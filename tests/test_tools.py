@@ -437,6 +437,20 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch, tmp_path):
         train.main()
 
 
+@pytest.mark.parametrize('saved', [True, False])
+def test_ctrl_c_exits_with_130_and_names_the_checkpoint(saved, monkeypatch, tmp_path, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    if saved:
+        (tmp_path / 'epoch_3.pth').touch()
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+    monkeypatch.setattr(train, 'check_start', interrupt)
+    assert call(monkeypatch, train, CONFIG, '--work-dir', tmp_path) == 130
+    expected = f'goes on from {tmp_path}/epoch_3.pth' if saved else f'{tmp_path} has no checkpoint'
+    assert expected in capsys.readouterr().err
+
+
 def test_test_and_predict_name_what_is_missing(trained, sample, options, monkeypatch, tmp_path):
     picture = next((sample / 'val').glob('*.jpg'))
     out = ['--out-dir', tmp_path, *options]

@@ -7,6 +7,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -435,17 +436,21 @@ def without_pretraining(cfg: Config, checkpoint: Path) -> None:
         backbone.init_cfg = None
 
 
-def run(work: Callable[[], int | None], config: Path | None = None, *, way_on: str = '') -> None:
+def run(
+    work: Callable[[], int | None], config: Path | None = None, *, way_on: Callable[[], str] = str
+) -> None:
     """Do the work of a tool; a user's mistake ends with a sentence, anything else with a traceback.
 
-    NAVIT_TRACEBACK=1 shows the traceback of mistakes too. `way_on` says what to do after Ctrl-C.
+    NAVIT_TRACEBACK=1 shows the traceback of mistakes too. Ctrl-C exits with code 130, after a
+    line that ends with the text of `way_on`.
     """
     # of a metric that mmdet has and nobody asked for; ours measures without
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     try:
         sys.exit(work())
     except KeyboardInterrupt:
-        sys.exit(f'stopped{way_on}')
+        print(f'stopped{way_on()}', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError, KeyError, TypeError, ImportError, BatchMemoryError) as error:
         told = mistake(error, config)
         if told is None or os.environ.get('NAVIT_TRACEBACK'):

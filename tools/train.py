@@ -4,7 +4,8 @@
     tools/dist_train.sh CONFIG GPUS [the same arguments]
 
 `num_classes` follows from the data set. Progress and the time left are logged as it goes; what was
-stopped goes on with --resume.
+stopped goes on with --resume. Ctrl-C and SIGTERM end training after a step and a checkpoint, with
+exit status 130 and 143; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from navit_backbone.backbone import refuse_missing
-from navit_backbone.tasks.common.checkpoints import check_whole, find_checkpoint
+from navit_backbone.tasks.common.checkpoints import check_whole, find_checkpoint, noted_checkpoint
 from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_base_batch_size
 from navit_backbone.tools.command_line import (
@@ -59,7 +60,8 @@ def parse_args() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     """Run the config's training from the beginning to the end."""
     cfg = read_config(args.config, args.cfg_options)
-    cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
+    args.work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
+    cfg.work_dir = str(args.work_dir)
     if args.amp:
         use_bfloat16(cfg)
     if args.resume is not None:
@@ -119,11 +121,19 @@ def checkpoint_of(wish: str, work_dir: Path) -> Path | None:
     return place
 
 
+def way_on(work_dir: Path | None) -> str:
+    """Describe where a stopped training goes on; '' while the work dir is not known."""
+    if work_dir is None:
+        return ''
+    if file := noted_checkpoint(work_dir):
+        return f'; the same command with --resume goes on from {file}'
+    return f'; {work_dir} has no checkpoint yet, so training starts from the beginning again'
+
+
 def main() -> None:
     """Run; a user's mistake ends with a sentence, not a traceback."""
     args = parse_args()
-    way_on = '; the same command with --resume goes on from the last checkpoint'
-    run(lambda: train(args), args.config, way_on=way_on)
+    run(lambda: train(args), args.config, way_on=lambda: way_on(args.work_dir))
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ class ExactCheckpointHook(CheckpointHook):
     are skipped in the sampler (`SeededSampler`, `TokenBudgetBatchSampler`), without loading.
 
     A checkpoint that falls between two steps of one gradient accumulation waits for its end. A
-    validation that the stop cut off is done first. On SIGTERM the step is finished, a checkpoint
-    saved, and the process ends with code 143.
+    validation that the stop cut off is done first. On SIGTERM and Ctrl-C the step is finished,
+    a checkpoint saved, and the process ends with code 143 or 130; a second one ends it at once.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -90,13 +91,14 @@ class ExactCheckpointHook(CheckpointHook):
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
         if self._late is not None:
             self._save_checkpoint_with_step(runner, self._late, meta)
-        if self._stop.agreed(runner.iter + 1):
+        if number := self._stop.agreed(runner.iter + 1):
             self._write(runner, INTERRUPTED, meta)
             runner.logger.warning(
-                f'SIGTERM: stopped after step {runner.iter + 1} of {runner.max_iters}, saved as '
-                f'{self.last_ckpt}; go on with --resume'
+                f'{signal.Signals(number).name}: stopped after step {runner.iter + 1} of '
+                f'{runner.max_iters}, saved as {self.last_ckpt}; go on with --resume'
             )
-            raise SystemExit(143)
+            self._stop.ignore()
+            raise SystemExit(128 + number)
 
     def after_train_epoch(self, runner: Runner) -> None:
         self._num_consumed = 0
@@ -217,6 +219,8 @@ class ExactCheckpointHook(CheckpointHook):
             loader.worker_init_fn = HeedParentOnly(loader.worker_init_fn)
         if self._resumed is not None:
             self._put_back(runner, self._resumed)
+        if runner._resume and (remark := _finished_remark(runner.train_loop)):
+            runner.logger.warning(f'{runner._load_from or runner.work_dir}: {remark}')
 
     def before_train_epoch(self, runner: Runner) -> None:
         loop, state, self._resumed = runner.train_loop, self._resumed, None
@@ -247,6 +251,19 @@ class ExactCheckpointHook(CheckpointHook):
         if not state['validated'] and _validation_due(loop, self._num_consumed):
             runner.logger.info('the validation that was cut off comes first')
             runner.val_loop.run()
+
+
+def _finished_remark(loop: BaseLoop) -> str:
+    """Describe that a resumed training is at its end already, and what to raise; or ''."""
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    if done < end:
+        return ''
+    unit, key = ('epochs', 'max_epochs') if by_epoch else ('steps', 'max_iters')
+    return (
+        f'nothing is left to train: the checkpoint is of {done:,} {unit}, and train_cfg.{key} is '
+        f'{end}. Fix: to train on, raise it, as --cfg-options train_cfg.{key}={2 * done}'
+    )
 
 
 def _amid_accumulation(runner: Runner) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers announce the end of a job, as a wish that a training step grants."""
+"""End a training after a whole step on SIGTERM, which schedulers send, and on Ctrl-C (SIGINT)."""
 
 from __future__ import annotations
 
@@ -12,59 +12,77 @@ import torch
 from mmengine.dist import all_reduce, get_world_size
 
 _STEPS_BETWEEN_TALKS = 10  # of ranks about a signal: each of them waits for the slowest
+_CTRL_C = (
+    b'\nCtrl-C: training ends after this step and a checkpoint; Ctrl-C again ends it at once\n'
+)
 
 
 class StopRequest:
-    """Notes a SIGTERM for the training loop to see; a second one ends the process at once.
+    """Request, by SIGTERM or SIGINT, to end a training; a second one of a kind ends it at once.
 
-    Signal handlers belong to the whole process: `listen` takes SIGTERM, `ignore` gives it back.
+    Signal handlers belong to the whole process: `listen` installs them, `ignore` restores those
+    before.
     """
 
     def __init__(self) -> None:
-        self._wanted = self._agreed = False
+        self._received = self._agreed = 0  # the number of the signal, 0 for none
         self._talked_at = 0  # the step
-        self._handler_before: Any = None
+        self._handlers_before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take SIGTERM from now on, where this is the thread that may."""
-        if threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._note)
+        """Handle both signals from now on, where this is the main thread.
+
+        SIGINT stays ignored where it is, as in jobs that a shell script starts in the background.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.getsignal(number)
+            if isinstance(earlier := getattr(before, '__self__', None), StopRequest):
+                earlier.ignore()  # of a training in this process that ended by an error
+            if number == signal.SIGTERM or before is not signal.SIG_IGN:
+                self._handlers_before[number] = signal.signal(number, self._note)
 
     def ignore(self) -> None:
-        """Give SIGTERM back to whoever had it."""
-        if self._handler_before is not None:
-            signal.signal(signal.SIGTERM, self._handler_before)
-            self._handler_before = None
+        """Restore the handlers from before `listen`."""
+        for number in list(self._handlers_before):
+            self._restore(number)
 
-    def _note(self, *_: Any) -> None:
-        self._wanted = True
-        self.ignore()
+    def _restore(self, number: int) -> None:
+        signal.signal(number, self._handlers_before.pop(number))
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop after this step, or soon after, which all ranks answer alike.
+    def _note(self, number: int, _: Any = None) -> None:
+        self._received = number
+        self._restore(number)
+        if number == signal.SIGINT:
+            os.write(2, _CTRL_C)  # print may not be called while a print is interrupted
 
-        Several talk about it only now and then. With accumulated gradients not every step asks.
+    def agreed(self, step: int) -> int:
+        """Return the signal to stop for after this step, 0 for none; the same on all ranks.
+
+        Several ranks exchange it only now and then. With accumulated gradients not every step asks.
         """
         due = get_world_size() == 1 or step - self._talked_at >= _STEPS_BETWEEN_TALKS
         if due and not self._agreed:
             self._talked_at = step
-            wanted = torch.tensor(int(self._wanted))
-            all_reduce(wanted, 'max')
-            self._agreed = bool(wanted)
+            received = torch.tensor(self._received)
+            all_reduce(received, 'max')
+            self._agreed = int(received)
         return self._agreed
 
 
 class HeedParentOnly:
-    """A loader's `worker_init_fn` that lets only the main process end a worker by SIGTERM.
+    """A loader's `worker_init_fn` that lets only the main process end a worker.
 
-    A scheduler signals all processes of a job; without its workers the main process could not
-    finish its step.
+    A scheduler sends SIGTERM to all processes of a job, and a terminal SIGINT to all of a command;
+    without its workers the main process could not finish its step.
     """
 
     def __init__(self, then: Callable[[int], None] | None) -> None:
         self.then = then
 
     def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, 'sigwaitinfo'):  # macOS has none, nor such schedulers
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_wait_for_parent, daemon=True).start()

@@ -11,7 +11,8 @@ training and all evaluations see the same boxes.
   in one place and numbers in another, entries that are listed twice, a category that no annotation
   uses and whose name another one has.
 - Left out and counted: what COCO's own files hold too, as boxes without area or outside their
-  image, and masks outside it. `unusable` finds what training leaves out, `unmatchable` what an evaluation leaves out.
+  image, and masks outside it. `unusable` finds what training leaves out, `unmatchable` what an
+  evaluation leaves out.
 """
 
 from __future__ import annotations
