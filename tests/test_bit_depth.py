@@ -77,7 +77,7 @@ def test_12_bits_in_16_are_stretched_to_8(
     cv2.imwrite(str(tmp_path / 'in/c.png'), rgb[..., ::-1])
     (tmp_path / 'in/d.jpg').write_bytes(b'of 8 bits')
     command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out']
-    assert call(monkeypatch, prepare_data, *command) is None
+    assert call(monkeypatch, prepare_data, *command) == 0
     for name, values in (('a.png', RAMP), ('deep/b.tif', dim), ('c.png', rgb)):
         found = np.asarray(Image.open(tmp_path / 'out' / name))
         assert found.dtype == np.uint8
@@ -108,9 +108,35 @@ def test_the_value_of_the_command_line_goes_before_all(
     (tmp_path / 'in').mkdir()
     write_png(tmp_path / 'in/a.png', RAMP, 12)
     command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out', '--largest', '1000']
-    assert call(monkeypatch, prepare_data, *command) is None
+    assert call(monkeypatch, prepare_data, *command) == 0
     expected = np.rint(np.minimum(RAMP, 1000) * (255 / 1000))
     assert (np.asarray(Image.open(tmp_path / 'out/a.png')) == expected).all()
+
+
+def test_unreadable_images_are_skipped_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'in').mkdir()
+    whole = Path(write_png(tmp_path / 'in/c.png', RAMP)).read_bytes()
+    (tmp_path / 'in/a.png').write_bytes(b'')
+    (tmp_path / 'in/b.tif').write_bytes(b'<!DOCTYPE html>')
+    (tmp_path / 'in/d.png').write_bytes(whole[:8] + b'\0\0\0\x03sBIT')
+    (tmp_path / 'in/e.png').write_bytes(whole[:40])
+    command = ['depth', tmp_path / 'in', '--out', tmp_path / 'out']
+    assert call(monkeypatch, prepare_data, *command) == 3
+    said = capsys.readouterr()
+    assert '1 of 5 images written' in said.out
+    for name, reason in (
+        ('a.png', 'the file is empty'),
+        ('b.tif', 'the file is a web page'),
+        ('d.png', 'OpenCV cannot decode it'),
+        ('e.png', 'OpenCV cannot decode it'),
+    ):
+        assert f'skipped: {tmp_path}/in/{name} cannot be read ({reason}' in said.err
+    assert [file.name for file in (tmp_path / 'out').iterdir()] == ['c.png']
+    assert darkness_of([str(tmp_path / f'in/{name}') for name in ('a.png', 'b.tif', 'd.png')]) == ''
+    (tmp_path / 'in/c.png').unlink()
+    assert 'none of the 4 images in' in call(monkeypatch, prepare_data, *command[:-1], tmp_path)
 
 
 def test_folders_without_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

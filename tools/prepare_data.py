@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -137,16 +138,23 @@ def _colour_lines(given: list[str]) -> tuple[list[str], str]:
     return read_lines(file), str(file)
 
 
-def depth(args: argparse.Namespace) -> None:
+def depth(args: argparse.Namespace) -> int:
     """Write images of 16 bits as 8 bits that use the whole range; all other images are copied.
 
     The brightest value is what a file states (sBIT of PNG, MaxSampleValue of TIFF), else that of
-    the fewest bits that hold all images, else --largest.
+    the fewest bits that hold all images, else --largest. Files that cannot be read are skipped and
+    listed; the exit status is then 3.
     """
     from navit_backbone.tasks.common.bit_depth import stretch_folder
 
-    written = stretch_folder(args.folder, args.out, largest=args.largest)
-    print(f'{written} images written to {args.out}')
+    written, skipped = stretch_folder(args.folder, args.out, largest=args.largest)
+    for file, reason in skipped.items():
+        print(f'skipped: {file} cannot be read ({reason})', file=sys.stderr)
+    total = written + len(skipped)
+    if not written:
+        raise ValueError(f'none of the {total} images in {args.folder} can be read')
+    print(f'{written} of {total} images written to {args.out}')
+    return 3 if skipped else 0
 
 
 def motions(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 from rich.progress import track
 
 from .dataset import file_of, seeded_parts
+from .file_formats import describe_format
 from .folders import search, visible, warn_once
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE
 from .wording import few
@@ -40,7 +41,7 @@ def stated_largest(file: str | Path) -> int | None:
         if content.read(8) == b'\x89PNG\r\n\x1a\n':
             while len(head := content.read(8)) == 8 and head[4:] != b'IDAT':
                 body = content.read(int.from_bytes(head[:4], 'big') + 4)
-                if head[4:] == b'sBIT':
+                if head[4:] == b'sBIT' and len(body) > 4:
                     return int(2 ** max(body[:-4]) - 1)
             return None
     try:
@@ -55,9 +56,19 @@ def read_deep(file: str | Path) -> np.ndarray | None:
     """Decode an image of 16 bits, [h, w] or [h, w, 3] uint16; None for all other files."""
     if not Path(file).is_file() or Path(file).suffix.lower() not in _DEEP:
         return None
-    content = np.fromfile(file, dtype=np.uint8)
-    image = cv2.imdecode(content, _DEPTH) if len(content) else None
+    try:
+        image = _decoded(Path(file).read_bytes())
+    except OSError:
+        return None
     return image if image is not None and image.dtype == np.uint16 else None
+
+
+def _decoded(content: bytes) -> np.ndarray | None:
+    """Decode an image at its own depth, [h, w] or [h, w, 3]; None where OpenCV cannot."""
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), _DEPTH) if content else None
+    except cv2.error:  # as of more pixels than it allows
+        return None
 
 
 def darkness_of(files: Sequence[str]) -> str:
@@ -78,11 +89,16 @@ def darkness_of(files: Sequence[str]) -> str:
     )
 
 
-def stretch_folder(folder: Path, out: Path, *, largest: int | None = None) -> int:
-    """Write the images below `folder` to `out`, those of 16 bits as 8 bits; return how many.
+def stretch_folder(
+    folder: Path, out: Path, *, largest: int | None = None
+) -> tuple[int, dict[Path, str]]:
+    """Write the images below `folder` to `out`, those of 16 bits as 8 bits.
 
     Names stay. 255 is `largest`, else what a file states, else the largest value of 8, 10, 12, 14
     or 16 bits that holds all other images. Images of 8 bits are copied.
+
+    Returns:
+        How many were written, and the reason for each file that cannot be read.
 
     Raises:
         ValueError: there are no images, or `out` has one of them already.
@@ -98,25 +114,40 @@ def stretch_folder(folder: Path, out: Path, *, largest: int | None = None) -> in
     if there := [target for target in targets if target.exists()]:
         raise ValueError(f'{out} has {few(there)} already, and nothing is overwritten: set --out')
     common = _largest_of_bits(found.files) if largest is None else largest
+    skipped = {}
     for file, target in track(
         list(zip(found.files, targets, strict=True)), 'writing images', disable=len(targets) < 100
     ):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image = read_deep(file)
-        if image is None:
-            target.write_bytes(file.read_bytes())
+        try:
+            content = _stretched(file, largest, common)
+        except (ValueError, OSError) as error:
+            skipped[file] = getattr(error, 'strerror', None) or str(error)
             continue
-        top = largest or stated_largest(file) or common
-        scaled = np.rint(np.minimum(image.astype(np.float64), top) * (255 / top)).astype(np.uint8)
-        _, content = cv2.imencode(file.suffix, scaled)
-        target.write_bytes(content.tobytes())
-    return len(targets)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return len(targets) - len(skipped), skipped
+
+
+def _stretched(file: Path, largest: int | None, common: int) -> bytes:
+    """Return the content of an image file, one of 16 bits as 8 bits; raise if it is unreadable."""
+    content = file.read_bytes()
+    if file.suffix.lower() not in _DEEP:
+        return content
+    image = _decoded(content)
+    if image is None:
+        raise ValueError(describe_format(str(file)) or 'OpenCV cannot decode it')
+    if image.dtype != np.uint16:
+        return content
+    top = largest or stated_largest(file) or common
+    scaled = np.rint(np.minimum(image.astype(np.float64), top) * (255 / top)).astype(np.uint8)
+    return cv2.imencode(file.suffix, scaled)[1].tobytes()
 
 
 def _largest_of_bits(files: Sequence[Path]) -> int:
     """Return the largest value of the fewest of 8, 10, 12, 14 or 16 bits that hold all images."""
-    images = (read_deep(file) for file in files if stated_largest(file) is None)
-    largest = max((int(image.max()) for image in images if image is not None), default=0)
+    images = ((file, read_deep(file)) for file in files)
+    deep = ((file, image) for file, image in images if image is not None)
+    largest = max((int(image.max()) for file, image in deep if not stated_largest(file)), default=0)
     return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
 
 
