@@ -359,6 +359,32 @@ def test_a_link_to_itself_is_skipped_as_an_unreadable_image(tmp_path):
     assert [file.name for file in found] == ['a.jpg', 'self.jpg']
 
 
+def test_spellings_of_one_file_are_one_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('in/a.jpg', 'in/b.jpg', 'away/deep/c.jpg'):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path('in/link.jpg').symlink_to('a.jpg')
+    Path('to_in').symlink_to('in')
+    Path('to_deep').symlink_to('away/deep')
+    Path('away/a.jpg').touch()
+
+    def found(*inputs):
+        return list(map(str, find_inputs(list(inputs), Path('out'), PICTURE_SUFFIXES)))
+
+    spellings = ['in/a.jpg', './in/a.jpg', str(tmp_path / 'in/a.jpg'), 'in/../in/a.jpg']
+    assert found(*spellings, 'to_in/a.jpg') == ['in/a.jpg']
+    assert found('in/b.jpg', './in', 'in/a.jpg') == ['in/b.jpg', 'in/a.jpg', 'in/link.jpg']
+    assert found('in/b.jpg', 'away/a.jpg', 'to_deep/../a.jpg') == ['in/b.jpg', 'away/a.jpg']
+
+
+@pytest.mark.parametrize('score', ['nan', '30', '-0.1', 'high', 'inf'])
+def test_a_threshold_that_is_no_score_is_refused(score, monkeypatch, capsys):
+    arguments = ['c.py', 'c.pth', 'a.jpg', '--out-dir', 'out', f'--score-thr={score}']
+    assert call(monkeypatch, predict, *arguments) == 2
+    assert f"'{score}' is not a score: give a number from 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('out', ['in', '.'])
 def test_an_out_dir_around_the_images_is_named(out, tmp_path):
     (tmp_path / 'in').mkdir()

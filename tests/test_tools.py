@@ -437,6 +437,32 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch, tmp_path):
         train.main()
 
 
+@pytest.mark.parametrize(
+    ('tool', 'line'),
+    [
+        (train, 'model = None'),
+        (train, "model = 'vit'"),
+        (train, 'optim_wrapper = None'),
+        (test, 'test_evaluator = []'),
+        (test, 'model = None'),
+        (predict, 'model = None'),
+        (browse, 'model = None'),
+    ],
+)
+def test_a_part_that_is_no_dict_is_named(tool, line, monkeypatch, tmp_path):
+    config, file = tmp_path / 'c.py', tmp_path / 'w.pth'
+    config.write_text(f"_base_ = ['{CONFIG}']\n{line}\n")
+    file.touch()
+    part, value = line.split(' = ')
+    out = ['--out-dir', tmp_path / 'o']
+    arguments = {test: [file], predict: [file, file, *out], browse: out}.get(tool, [])
+    code = call(monkeypatch, tool, config, *arguments)
+    assert code == (
+        f'error: {config} has {part}={value}. Fix: {part} must be a dict of its settings, as '
+        f'{part} = dict(...) in configs/'
+    )
+
+
 @pytest.mark.parametrize('saved', [True, False])
 def test_ctrl_c_exits_with_130_and_names_the_checkpoint(saved, monkeypatch, tmp_path, capsys):
     def interrupt(_):

@@ -292,6 +292,8 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
         raise ValueError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
     length = length_of(cfg)
     apply_options(cfg, options)
+    if 'model' in cfg:
+        require_parts(cfg, path, 'model')
     _check_limits(cfg, path)
     _fit_workers(cfg)
     if not any(option.startswith('param_scheduler') for option in options):
@@ -306,6 +308,19 @@ def read_config(path: Path, options: Mapping[str, Any]) -> Config:
     if added:
         cfg.custom_hooks = [*hooks, *added]
     return cfg
+
+
+def require_parts(cfg: Config, source: Path, *parts: str) -> None:
+    """Raise ValueError where a config lacks one of these top-level keys, or it is no dict."""
+    for part in parts:
+        value = cfg.get(part)
+        lists = part.endswith('_evaluator') and isinstance(value, list) and value
+        if not (lists or isinstance(value, dict)):
+            fault = f'has {part}={value!r}' if part in cfg else f'has no {part}'
+            raise ValueError(
+                f'{source} {fault}. Fix: {part} must be a dict of its settings, as '
+                f'{part} = dict(...) in configs/'
+            )
 
 
 def _check_limits(cfg: Config, source: Path) -> None:

@@ -27,6 +27,7 @@ renames it to predictions_killed_1.jsonl, and says so; predictions.json and draw
 from __future__ import annotations
 
 import argparse
+import math
 import mimetypes
 import os
 import re
@@ -60,6 +61,7 @@ from navit_backbone.tools.command_line import (
     expanded_path,
     mistake,
     read_config,
+    require_parts,
     run,
     task_of,
 )
@@ -91,7 +93,7 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', type=expanded_path, required=True, help='made where it is missing'
     )
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='draw objects from this score on (0.3)'
+        '--score-thr', type=_score, default=0.3, help='draw objects from this score, 0 to 1 (0.3)'
     )
     parser.add_argument('--device', type=_device, default=get_device(), help='(%(default)s)')
     args = parser.parse_args()
@@ -99,6 +101,16 @@ def parse_args() -> argparse.Namespace:
     if not args.inputs:
         parser.error('no INPUT: give CONFIG CHECKPOINT INPUT..., or MODEL.safetensors INPUT...')
     return args
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a score: give a number from 0 to 1')
+    return score
 
 
 def _device(text: str) -> str:
@@ -179,6 +191,7 @@ def config_for(args: argparse.Namespace) -> Config:
     """The config that was given, or the one inside the published model."""
     published = is_published(args.config)
     cfg = config_of(args.config) if published else read_config(args.config, args.cfg_options)
+    require_parts(cfg, args.config, 'model', 'test_dataloader')
     enter_task(cfg, args.config)
     if published:
         check_names(cfg)
@@ -260,7 +273,8 @@ def find_inputs(
 ) -> dict[Path, Path]:
     """Return every file of the inputs, once, and where in `out_dir` it is drawn; two never meet.
 
-    With `frames` a folder of images is a clip too, and goes before the images in it.
+    Spellings of one path, as a.jpg and ./a.jpg, are one input; links to other names are not. With
+    `frames` a folder of images is a clip too, and goes before the images in it.
     """
     files: dict[Path, Path] = {}
     for item in (existing_input(text, suffixes) for text in inputs):
@@ -283,6 +297,10 @@ def find_inputs(
             files |= {file: file.relative_to(item) for file in found}
         else:
             files[item] = Path(item.name)
+    first: dict[Path, Path] = {}
+    for file in files:
+        first.setdefault(_place(file), file)
+    files = {file: files[file] for file in first.values()}
     clips = frames or any(_is_video(Path(f'clip{suffix}')) for suffix in suffixes)
     names = OutputNames(also=label_map_of, clips=clips)
     files = {file: names.assign(target) for file, target in files.items()}
@@ -331,6 +349,13 @@ def existing_input(text: str, suffixes: Sequence[str]) -> Path:
             f'first (`ffmpeg -f v4l2 -i /dev/video{text} frames/%06d.png`) and give their folder'
         )
     raise ValueError(f'no file or folder at {text}')
+
+
+def _place(file: Path) -> Path:
+    """Return the one absolute path of a file or folder, a link at its end not followed."""
+    if file.name in ('', '..'):
+        return Path(os.path.realpath(file))
+    return Path(os.path.realpath(file.parent), file.name)
 
 
 def _is_below(file: Path, folder: Path) -> bool:

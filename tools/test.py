@@ -22,6 +22,7 @@ from navit_backbone.tools.command_line import (
     enter_task,
     expanded_path,
     read_config,
+    require_parts,
     run,
     task_of,
     without_pretraining,
@@ -69,9 +70,7 @@ def test(args: argparse.Namespace) -> None:
     if not args.checkpoint.is_file():
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
     cfg = read_config(args.config, args.cfg_options)
-    for part in ('test_dataloader', 'test_evaluator', 'test_cfg'):
-        if cfg.get(part) is None:
-            raise ValueError(f'{args.config} has no {part}: there is nothing to test')
+    require_parts(cfg, args.config, 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
     cfg.load_from, cfg.resume = str(args.checkpoint), False
     follow_classes(cfg, ('test',))

@@ -25,6 +25,7 @@ from navit_backbone.tools.command_line import (
     build_runner,
     expanded_path,
     read_config,
+    require_parts,
     run,
 )
 from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
@@ -60,6 +61,7 @@ def parse_args() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     """Run the config's training from the beginning to the end."""
     cfg = read_config(args.config, args.cfg_options)
+    require_parts(cfg, args.config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     args.work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
     cfg.work_dir = str(args.work_dir)
     if args.amp:
