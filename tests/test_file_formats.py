@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from coco_files import write_coco
+from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import DATASETS
 from PIL import Image
 
@@ -11,6 +12,7 @@ import navit_backbone.tasks.detection  # noqa: F401  registers
 from navit_backbone.tasks.common import picture_sizes
 from navit_backbone.tasks.common.file_formats import describe_format
 from navit_backbone.tasks.common.sample import BadSampleError
+from navit_backbone.tasks.common.text_files import read_json
 from navit_backbone.tasks.common.video_reader import UnreadableVideoError, read_picture
 from navit_backbone.tools import predict
 
@@ -69,6 +71,44 @@ def test_a_phone_s_photo_named_jpg_is_named_in_training_and_evaluation(tmp_path,
     files = [str(tmp_path / f'images/{number}.jpg') for number in (0, 1)]
     assert picture_sizes.scan(files, cache=tmp_path / 'sizes.json') == [(61, 113), None]
     assert len(logged) == 1 and 'the file is an HEIC image' in logged[0]
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'\xff\xd8\xff\xe0' + bytes(90), 'a JPEG image that is damaged or incomplete'),
+        (b'\x89PNG\r\n\x1a\n\0', 'a PNG image that is damaged or incomplete'),
+        (b'hello', 'of no image format known here'),
+        (b'', 'empty'),
+    ],
+)
+def test_predict_names_the_damage_in_place_of_the_decoder_s_words(tmp_path, content, words):
+    file = tmp_path / 'a.jpg'
+    file.write_bytes(content)
+    load = LoadImageFromFile()
+    predictor = SimpleNamespace(read=lambda file: load({'img_path': str(file)}))
+    with pytest.raises(
+        predict.SkippedError, match=f'cannot be read .the file is {words}. Fix: '
+    ) as error:
+        predict.look(predictor, file)
+    assert error.value.unexpected is None
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'version https://git-lfs.github.com/spec/v1\n', 'a pointer of Git LFS. Fix: .*lfs pull'),
+        (b'<!DOCTYPE html><html>', 'a web page, .* Fix: get the file'),
+        (b'', 'empty. Fix: get the file'),
+        (b'PK\x03\x04\0\0\xff\xfe\x81', 'a ZIP archive. Fix: unpack it'),
+        (b'\x1f\x8b\x08\0\0\x81', 'a gzip archive. Fix: unpack it'),
+    ],
+)
+def test_an_annotation_file_that_is_no_json_is_named(tmp_path, content, words):
+    file = tmp_path / 'a.json'
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f'a.json is not JSON, the file is {words}'):
+        read_json(file)
 
 
 def test_predict_names_the_format(tmp_path):

@@ -228,7 +228,8 @@ def test_a_picture_is_a_clip_of_one_frame(tmp_path):
     assert np.array_equal(reader.read([0, 0]), np.stack([frame_of(7, (33, 21))] * 2))
     assert picture_measure(str(file)) == (33, 21, 1, 1.0)
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(UnreadableVideoError, match=r'picture\.png: OpenCV cannot decode it'):
+    message = r'picture\.png: the file is a PNG image that is damaged'
+    with pytest.raises(UnreadableVideoError, match=message):
         Picture(str(file))
 
 

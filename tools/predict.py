@@ -47,8 +47,8 @@ from mmengine.device import get_device
 from rich.progress import track
 
 from navit_backbone.tasks.common.bit_depth import darkness_of, sample_images
-from navit_backbone.tasks.common.dataset import LOADER_ERRORS
-from navit_backbone.tasks.common.file_formats import describe_format
+from navit_backbone.tasks.common.dataset import DECODER_ERRORS, LOADER_ERRORS
+from navit_backbone.tasks.common.file_formats import describe_damage, describe_format
 from navit_backbone.tasks.common.folders import find_files, find_folders, search, visible
 from navit_backbone.tasks.common.output_files import OutputNames
 from navit_backbone.tasks.common.picture_sizes import PICTURE_SUFFIXES
@@ -221,6 +221,8 @@ def look(predictor: Predictor, file: Path) -> tuple[dict[str, Any], Any, Any]:
         reason, unexpected = reason_of(error)
         if isinstance(error, LOADER_ERRORS):
             reason, unexpected = ' '.join(str(error).split()) or type(error).__name__, None
+        if isinstance(error, DECODER_ERRORS) and file.is_file() and not _is_video(file):
+            reason = describe_damage(str(file))
         if known := describe_format(str(file)):
             reason, unexpected = known, None
         raise SkippedError(f'cannot be read ({reason})', unexpected) from error

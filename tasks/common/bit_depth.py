@@ -23,7 +23,7 @@ from PIL import Image
 from rich.progress import track
 
 from .dataset import file_of, seeded_parts
-from .file_formats import describe_format
+from .file_formats import describe_damage
 from .folders import search, visible, warn_once
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE
 from .wording import few
@@ -135,7 +135,7 @@ def _stretched(file: Path, largest: int | None, common: int) -> bytes:
         return content
     image = _decoded(content)
     if image is None:
-        raise ValueError(describe_format(str(file)) or 'OpenCV cannot decode it')
+        raise ValueError(describe_damage(str(file)))
     if image.dtype != np.uint16:
         return content
     top = largest or stated_largest(file) or common

@@ -30,6 +30,7 @@ from .wrappers import inner_datasets
 # large. They assert where OpenCV decodes nothing (None), or take an attribute of that None. Any
 # other error of a loader costs its sample too, but may be a fault of the code: the first one is
 # logged with its traceback.
+DECODER_ERRORS = (cv2.error, AssertionError)  # of a file that OpenCV cannot decode
 LOADER_ERRORS = (*UNREADABLE, cv2.error, AssertionError, AttributeError, MemoryError)
 _MAX_REPLACEMENTS = 20
 _GOOD, _EMPTIED, _BAD = range(3)

@@ -1,4 +1,4 @@
-"""Detect by their first bytes the formats of files that OpenCV and Pillow do not read."""
+"""Detect by its first bytes the format of a file that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 _CONVERT = 'convert it to JPEG or PNG, as with `magick {} {}.png`'
 _DOWNLOAD = 'get the file itself again'
+
+_HEAD = 512  # bytes that tell a format
 
 # (test of the first bytes, name, fix)
 _FORMATS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
@@ -46,6 +48,7 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
         'fetch the file itself with `git lfs pull`',
     ),
     (lambda head: head.startswith(b'PK\x03\x04'), 'a ZIP archive', 'unpack it'),
+    (lambda head: head.startswith(b'\x1f\x8b'), 'a gzip archive', 'unpack it'),
 )
 
 
@@ -56,11 +59,42 @@ def describe_format(file: str) -> str:
     """
     try:
         with open(file, 'rb') as content:
-            head = content.read(512)
+            head = content.read(_HEAD)
     except OSError:
         return ''
+    return describe_content(head, file)
+
+
+def describe_content(content: bytes, file: str) -> str:
+    """Describe the content of a file as `describe_format` does."""
+    head = content[:_HEAD]
     for matches, name, fix in _FORMATS:
         if matches(head):
             quoted = shlex.quote(file)
             return f'the file is {name}. Fix: {fix.format(quoted, quoted)}'
     return ''
+
+
+# first bytes of formats that OpenCV reads
+_READABLE = {
+    b'\xff\xd8\xff': 'a JPEG image',
+    b'\x89PNG\r\n\x1a\n': 'a PNG image',
+    b'II*\0': 'a TIFF image',
+    b'MM\0*': 'a TIFF image',
+    b'BM': 'a BMP image',
+    b'RIFF': 'a WebP image',
+}
+
+
+def describe_damage(file: str) -> str:
+    """Describe why OpenCV cannot decode an image file, and the fix."""
+    if known := describe_format(file):
+        return known
+    try:
+        with open(file, 'rb') as content:
+            head = content.read(_HEAD)
+    except OSError as error:
+        return f'the file cannot be opened: {error.strerror}'
+    name = next((name for magic, name in _READABLE.items() if head.startswith(magic)), '')
+    fault = f'{name} that is damaged or incomplete' if name else 'of no image format known here'
+    return f'the file is {fault}. Fix: {_DOWNLOAD}, or remove it'

@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.fileio import get
 from mmengine.logging import print_log
 
+from .file_formats import describe_content
 from .name_forms import composed
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -159,12 +160,17 @@ def read_json(path: str | Path, backend_args: dict[str, Any] | None = None) -> A
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON; names the file, the line and the column.
+        ValueError: the file is not JSON; names the file, and its format or the line and the column.
     """
+    content = get(str(path), backend_args=backend_args)
     try:
-        return json.loads(read_text(path, backend_args))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f'{path} is not JSON ({error})') from error
+        return json.loads(decode(content, str(path)))
+    except (ValueError, RecursionError) as error:
+        if known := describe_content(content, str(path)):
+            raise ValueError(f'{path} is not JSON, {known}') from error
+        if isinstance(error, (json.JSONDecodeError, RecursionError)):
+            raise ValueError(f'{path} is not JSON ({error})') from error
+        raise
 
 
 class Table:

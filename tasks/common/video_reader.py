@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from av.video.frame import PictureType
 
-from .file_formats import describe_format
+from .file_formats import describe_damage
 from .folders import visible
 from .frame_table import (
     ASSUMED_FPS,
@@ -302,8 +302,7 @@ def read_picture(file: str) -> np.ndarray:
     content = np.fromfile(file, dtype=np.uint8)
     picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
     if picture is None:
-        known = describe_format(file) or 'OpenCV cannot decode it'
-        raise UnreadableVideoError(f'{file}: {known}')
+        raise UnreadableVideoError(f'{file}: {describe_damage(file)}')
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
