@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .file_writing import written_whole
 
 DIGEST = 'sha256'  # the field of the header that holds it
 Progress = Callable[[str, int, int], object]  # what is done, and how many bytes of how many
@@ -74,18 +75,13 @@ def write_sealed(
     start = _start(tensors, header)
     if named:
         path = path.with_stem(f'{path.stem}-{header[DIGEST][:8]}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
+    with written_whole(path) as aside:
         with aside.open('wb') as stream:
             stream.write(start)
             for _, tensor in in_turn(tensors, _order(tensors), 'writing', progress):
                 if tensor.nbytes:
                     stream.write(_memory(tensor))
         check(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

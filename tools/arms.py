@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -26,7 +25,13 @@ import numpy as np
 from navit_backbone.tools.arms_report import write
 from navit_backbone.tools.arms_results import Arms, Results
 from navit_backbone.tools.arms_runs import FoldedRun, Run, in_folds, seconds_left
-from navit_backbone.tools.command_line import expanded_path, run, task_of
+from navit_backbone.tools.command_line import (
+    expanded_path,
+    output_file,
+    output_folder,
+    run,
+    task_of,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,10 +46,8 @@ def parse_args() -> argparse.Namespace:
         '--folds', type=int, default=0, metavar='N',
         help='train N times, each time without a fold (column `fold` of the list), and pool',
     )  # fmt: skip
-    parser.add_argument(
-        '--out', type=expanded_path, default=Path('work_dirs/arms'), help='(%(default)s)'
-    )
-    parser.add_argument('--report', type=expanded_path, help='(OUT/FIRST_CONFIG.md)')
+    parser.add_argument('--out', type=output_folder, default='work_dirs/arms', help='(%(default)s)')
+    parser.add_argument('--report', type=output_file, help='(OUT/FIRST_CONFIG.md)')
     parser.add_argument(
         '--eval-batches', type=int, nargs='+', default=[1, 4, 8],
         help='the first is that of all tables but one (1 4 8)',

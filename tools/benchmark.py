@@ -40,6 +40,7 @@ from statistics import median
 
 import torch
 
+from navit_backbone.file_writing import check_output
 from navit_backbone.packing import pack, patchify
 from navit_backbone.position import Learned1DPosition
 from navit_backbone.tools.benchmark_arms import (
@@ -341,6 +342,11 @@ def _problem(args: argparse.Namespace) -> str:
         return '--device cuda: torch sees no CUDA device here; leave it out to measure on the CPU'
     if args.out and args.out.suffix not in ('.md', '.json'):
         return f'--out {args.out}: the name must end in .md or .json'
+    if args.out:
+        try:
+            check_output(args.out)
+        except ValueError as error:
+            return f'--out {error}'
     return ''
 
 

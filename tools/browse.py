@@ -29,7 +29,7 @@ from navit_backbone.tasks.common.resize import find_planner
 from navit_backbone.tasks.common.sampling import SeededSampler
 from navit_backbone.tools.command_line import (
     add_config_arguments,
-    expanded_path,
+    output_folder,
     read_config,
     run,
     task_of,
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument(
-        '--out-dir', type=expanded_path, required=True, help='made where it is missing'
+        '--out-dir', type=output_folder, required=True, help='made where it is missing'
     )
     parser.add_argument('--num', type=int, default=16, help='samples to show (16)')
     parser.add_argument('--batch-size', type=int, help="examples in batch.png (the config's)")

@@ -23,10 +23,12 @@ from typing import Any
 
 from rich.progress import track
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tools.command_line import (
     add_options_argument,
     enter_task,
     expanded_path,
+    output_file,
     read_config,
     run,
 )
@@ -45,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--workers', type=int, default=os.cpu_count(), help='processes (%(default)s)'
     )
     parser.add_argument(
-        '--out', type=expanded_path, help='a file for the paths of those that are broken'
+        '--out', type=output_file, help='a file for the paths of those that are broken'
     )
     add_options_argument(parser)
     args = parser.parse_args()
@@ -65,8 +67,8 @@ def check(args: argparse.Namespace) -> int:
     how = 'decoded whole' if args.decode else 'by header and packets'
     print(f'{len(clips)} clips, {how}: {len(broken)} cannot be read')
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(''.join(f'{file}\n' for file, _ in broken))
+        with written_whole(args.out) as aside:
+            aside.write_text(''.join(f'{file}\n' for file, _ in broken))
     return 1 if broken else 0
 
 

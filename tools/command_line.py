@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from navit_backbone import backbone, tasks  # the first registers the safe reader of weights
+from navit_backbone.file_writing import check_output
 from navit_backbone.tasks.common.classes import override
 from navit_backbone.tasks.common.divergence import DivergenceHook
 from navit_backbone.tasks.common.learning_rate import follow_length, length_of
@@ -101,6 +102,40 @@ def expanded_path(text: str) -> Path:
     Shells leave `~` alone in quotes and after `=`.
     """
     return Path(os.path.expanduser(text))
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to write, for argparse; refuse one that cannot be written to."""
+    if not text.strip() or text.endswith('/'):
+        raise argparse.ArgumentTypeError(f'{text!r} is no file name. Fix: give FOLDER/NAME')
+    return _writable(expanded_path(text))
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write to, for argparse; refuse one that cannot be."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError('the path is empty. Fix: give a folder; . is this one')
+    return _writable(expanded_path(text), folder=True)
+
+
+def _writable(path: Path, *, folder: bool = False) -> Path:
+    try:
+        check_output(path, folder=folder)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
+
+
+def set_work_dir(cfg: Config, source: Path, work_dir: Path | None) -> None:
+    """Set `work_dir`: as given, else as the config has it, else work_dirs/CONFIG.
+
+    Raises ValueError where it is no folder that can be written to.
+    """
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or f'work_dirs/{source.stem}')
+    try:
+        check_output(Path(cfg.work_dir), folder=True)
+    except ValueError as error:
+        raise ValueError(f'work_dir={error}, as --work-dir DIR') from error
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

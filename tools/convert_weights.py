@@ -27,8 +27,9 @@ from pathlib import Path
 
 from navit_backbone.checkpoint import check_target, read_weights, save_navit
 from navit_backbone.families import FAMILIES
+from navit_backbone.file_writing import check_output
 from navit_backbone.outbound import check_place, write_for
-from navit_backbone.tools.command_line import expanded_path, run
+from navit_backbone.tools.command_line import expanded_path, output_folder, run
 from navit_backbone.weight_sources import HUB, find_source
 
 LONG = 2**28  # bytes from which on one wants to see how far it is
@@ -65,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         help='that resizes them (area); further ones are compared with the first',
     )  # fmt: skip
     parser.add_argument(
-        '--report', type=expanded_path, help='folder of the report (OUT without suffix + _images)'
+        '--report', type=output_folder, help='folder of the report (OUT without suffix + _images)'
     )
     args = parser.parse_args()
     if args.check_images is None and (
@@ -78,6 +79,11 @@ def parse_args() -> argparse.Namespace:
         parser.error('OUT is missing: give a name that ends in .safetensors')
     if args.out is None and (args.source.startswith(HUB) or args.family != 'auto' or args.prefix):
         parser.error('without OUT, SOURCE is a file that was converted before: give OUT')
+    if args.out is not None:
+        try:
+            check_output(args.out, folder=args.to == 'hf')
+        except ValueError as error:
+            parser.error(f'OUT {error}')
     return args
 
 

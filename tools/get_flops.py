@@ -26,6 +26,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.progress import track
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.flops import (
     BackboneFlops,
     Parts,
@@ -36,7 +37,7 @@ from navit_backbone.tasks.common.wrappers import locate, planned_parts
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,
-    expanded_path,
+    output_file,
     read_config,
     run,
     task_of,
@@ -61,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--max-images', type=int, default=1000, metavar='N', help='at most as many (%(default)s)'
     )
-    parser.add_argument('--out', type=expanded_path, help='the same figures as JSON')
+    parser.add_argument('--out', type=output_file, help='the same figures as JSON')
     return parser.parse_args()
 
 
@@ -78,8 +79,8 @@ def get_flops(args: argparse.Namespace) -> None:
     content = {'config': str(args.config), 'split': args.split, 'examples': examples, **found}
     print(table(content))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(content, indent=2) + '\n')
+        with written_whole(args.out) as aside:
+            aside.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def batches_of(cfg: Config, split: str, max_images: int) -> Iterator[list[Shape]]:

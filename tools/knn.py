@@ -23,6 +23,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from rich.progress import track
 from torch import Tensor
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tasks.common.knn import knn_scores
 from navit_backbone.tasks.common.loaded_weights import load_model
@@ -30,6 +31,7 @@ from navit_backbone.tools.command_line import (
     add_config_arguments,
     enter_task,
     expanded_path,
+    output_file,
     read_config,
     run,
     task_of,
@@ -49,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--temperature', type=float, default=0.07, help='(%(default)s)')
     parser.add_argument('--device', default=get_device(), help='(%(default)s)')
-    parser.add_argument('--out', type=expanded_path, help='the figures as JSON')
+    parser.add_argument('--out', type=output_file, help='the figures as JSON')
     args = parser.parse_args()
     if min(args.k or [1]) < 1 or args.temperature <= 0:
         parser.error(f'--k {args.k} from 1 and --temperature {args.temperature} above 0')
@@ -80,8 +82,8 @@ def knn(args: argparse.Namespace) -> None:
         figures[f'top1 of {k} neighbours'] = 100 * right.float().mean().item()
         print(f'{k} neighbours: top1 {figures[f"top1 of {k} neighbours"]:.2f}')
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({'config': str(args.config), **figures}, indent=2) + '\n')
+        with written_whole(args.out) as aside:
+            aside.write_text(json.dumps({'config': str(args.config), **figures}, indent=2) + '\n')
 
 
 def neighbours_of(num_clips: int) -> list[int]:

@@ -58,8 +58,8 @@ from navit_backbone.tools.command_line import (
     add_config_arguments,
     apply_options,
     enter_task,
-    expanded_path,
     mistake,
+    output_folder,
     read_config,
     require_parts,
     run,
@@ -90,7 +90,7 @@ def parse_args() -> argparse.Namespace:
         help='after CONFIG: the checkpoint first',
     )
     parser.add_argument(
-        '--out-dir', type=expanded_path, required=True, help='made where it is missing'
+        '--out-dir', type=output_folder, required=True, help='made where it is missing'
     )
     parser.add_argument(
         '--score-thr', type=_score, default=0.3, help='draw objects from this score, 0 to 1 (0.3)'

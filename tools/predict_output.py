@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.fonts import drawn_names
-from navit_backbone.tasks.common.output_files import written_whole
 from navit_backbone.tasks.common.overlay import label_picture, labelled, shares
 
 if TYPE_CHECKING:

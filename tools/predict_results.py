@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from navit_backbone.tasks.common.output_files import written_whole
+from navit_backbone.file_writing import written_whole
 
 
 class Results:

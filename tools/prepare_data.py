@@ -31,9 +31,10 @@ from pathlib import Path
 
 import numpy as np
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.common.text_files import Table, read_lines, refuse_other_names, write_new
-from navit_backbone.tools.command_line import expanded_path, run
+from navit_backbone.tools.command_line import expanded_path, output_file, output_folder, run
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -198,7 +199,10 @@ def folds(args: argparse.Namespace) -> None:
     found = grouped_folds([r['label'] for r in rows], [r[args.by] for r in rows], args.folds)
     if args.out.exists():
         raise ValueError(f'{args.out} is there already, and nothing is overwritten: set another')
-    with open(args.out, 'w', newline='', encoding='utf-8') as content:
+    with (
+        written_whole(args.out) as aside,
+        aside.open('w', newline='', encoding='utf-8') as content,
+    ):
         table = csv.DictWriter(content, [*rows[0], 'fold'], lineterminator='\n')
         table.writeheader()
         table.writerows({**row, 'fold': fold} for row, fold in zip(rows, found, strict=True))
@@ -238,9 +242,7 @@ def parse_args() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True, metavar='WHAT')
     command = commands.add_parser('sample', help='draw a sample set', description=sample.__doc__)
-    command.add_argument(
-        '--out', type=expanded_path, default=Path('data/sample'), help='(data/sample)'
-    )
+    command.add_argument('--out', type=output_folder, default='data/sample', help='(data/sample)')
     command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
     command.add_argument('--train', type=_count, default=320, help='drawings to train on (320)')
     command.add_argument('--val', type=_count, default=40, help='drawings held out (40)')
@@ -248,7 +250,7 @@ def parse_args() -> argparse.Namespace:
     command = commands.add_parser('split', help='hold pictures out', description=split.__doc__)
     command.add_argument('annotations', type=expanded_path, metavar='ANNOTATIONS.json | PICTURES/')
     command.add_argument(
-        '--out', type=expanded_path, required=True, help='the folder of the two files'
+        '--out', type=output_folder, required=True, help='the folder of the two files'
     )
     command.add_argument('--val', type=float, default=0.2, help='the share held out (0.2)')
     command.add_argument('--seed', type=_count, default=0, help='another split for each (0)')
@@ -270,7 +272,7 @@ def parse_args() -> argparse.Namespace:
         help='a file of lines R G B NAME or #RRGGBB NAME, or these lines themselves',
     )
     command.add_argument(
-        '--out', type=expanded_path, required=True, help='the folder of the label maps'
+        '--out', type=output_folder, required=True, help='the folder of the label maps'
     )
     command.add_argument(
         '--overwrite', action='store_true', help='write over label maps and classes.txt'
@@ -279,15 +281,13 @@ def parse_args() -> argparse.Namespace:
     command = commands.add_parser('depth', help='16 bits to 8', description=depth.__doc__)
     command.add_argument('folder', type=expanded_path, metavar='IMAGES/')
     command.add_argument(
-        '--out', type=expanded_path, required=True, help='the folder of the new images'
+        '--out', type=output_folder, required=True, help='the folder of the new images'
     )
     command.add_argument('--largest', type=_positive, help='the value that becomes 255, as 4095')
     command.set_defaults(run=depth)
     command = commands.add_parser('motions', help='clips by motion', description=motions.__doc__)
     command.add_argument('pictures', type=expanded_path, nargs='*', metavar='TRAIN/ VAL/')
-    command.add_argument(
-        '--out', type=expanded_path, default=Path('data/motions'), help='(data/motions)'
-    )
+    command.add_argument('--out', type=output_folder, default='data/motions', help='(data/motions)')
     command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
     command.add_argument('--train', type=_count, default=320, help='clips to train on (320)')
     command.add_argument('--val', type=_count, default=80, help='clips held out (80)')
@@ -297,7 +297,7 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('list', type=expanded_path, metavar='LIST.csv')
     command.add_argument('--by', required=True, help='the column whose groups stay whole')
     command.add_argument('--folds', type=_count, default=5, help='(5)')
-    command.add_argument('--out', type=expanded_path, required=True, metavar='FOLDS.csv')
+    command.add_argument('--out', type=output_file, required=True, metavar='FOLDS.csv')
     command.set_defaults(run=folds)
     for what, content in PUBLIC.items():
         command = commands.add_parser(what, help=content, description=public.__doc__)

@@ -24,6 +24,7 @@ from navit_backbone.tools.command_line import (
     add_options_argument,
     enter_task,
     expanded_path,
+    output_file,
     read_config,
     run,
 )
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
         'checkpoint', type=expanded_path, help='of the whole model, as tools/train.py saves'
     )
     parser.add_argument(
-        'out', type=expanded_path, help='ends in .safetensors; its name gains 8 digits'
+        'out', type=output_file, help='ends in .safetensors; its name gains 8 digits'
     )
     parser.add_argument(
         '--config', type=expanded_path, help='where the checkpoint holds none, or another'

@@ -15,15 +15,19 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import METRICS
 
+from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.classes import follow_classes
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
     enter_task,
     expanded_path,
+    output_file,
+    output_folder,
     read_config,
     require_parts,
     run,
+    set_work_dir,
     task_of,
     without_pretraining,
 )
@@ -40,14 +44,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', type=expanded_path, help='of the whole model, as tools/train.py saves'
     )
-    parser.add_argument('--work-dir', type=expanded_path, help='logs (work_dirs/CONFIG)')
+    parser.add_argument('--work-dir', type=output_folder, help='logs (work_dirs/CONFIG)')
     parser.add_argument(
-        '--show-dir', type=expanded_path, help='draw truth and predictions into this folder'
+        '--show-dir', type=output_folder, help='draw truth and predictions into this folder'
     )
     parser.add_argument('--tta', action='store_true', help='average over the flipped picture')
     parser.add_argument(
         '--out',
-        type=expanded_path,
+        type=output_file,
         help='.json: the figures; .pkl: the predictions, for offline evaluation',
     )
     parser.add_argument(
@@ -71,7 +75,7 @@ def test(args: argparse.Namespace) -> None:
         raise ValueError(f'no checkpoint at {args.checkpoint}: give a file of a work dir')
     cfg = read_config(args.config, args.cfg_options)
     require_parts(cfg, args.config, 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-    cfg.work_dir = str(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
+    set_work_dir(cfg, args.config, args.work_dir)
     cfg.load_from, cfg.resume = str(args.checkpoint), False
     follow_classes(cfg, ('test',))
     without_pretraining(cfg, args.checkpoint)
@@ -94,8 +98,8 @@ def test(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.suffix == '.json' and runner.rank == 0:
         known = {key: None if value != value else value for key, value in figures.items()}  # NaN
         content = {'config': str(args.config), 'checkpoint': str(args.checkpoint), **known}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(content, indent=2) + '\n')
+        with written_whole(args.out) as aside:
+            aside.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def show(cfg: Config, folder: Path) -> None:

@@ -23,10 +23,11 @@ from navit_backbone.tasks.common.learning_rate import scale_learning_rate, take_
 from navit_backbone.tools.command_line import (
     add_config_arguments,
     build_runner,
-    expanded_path,
+    output_folder,
     read_config,
     require_parts,
     run,
+    set_work_dir,
 )
 from navit_backbone.tools.launchers import add_launcher_arguments, leave_processes, use_launcher
 
@@ -38,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_config_arguments(parser)
     parser.add_argument(
-        '--work-dir', type=expanded_path, help='logs and checkpoints (work_dirs/CONFIG)'
+        '--work-dir', type=output_folder, help='logs and checkpoints (work_dirs/CONFIG)'
     )
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on CPU too')
     parser.add_argument(
@@ -62,8 +63,8 @@ def train(args: argparse.Namespace) -> None:
     """Run the config's training from the beginning to the end."""
     cfg = read_config(args.config, args.cfg_options)
     require_parts(cfg, args.config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    args.work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{args.config.stem}')
-    cfg.work_dir = str(args.work_dir)
+    set_work_dir(cfg, args.config, args.work_dir)
+    args.work_dir = Path(cfg.work_dir)
     if args.amp:
         use_bfloat16(cfg)
     if args.resume is not None:

@@ -14,7 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from .output_files import OutputNames, written_whole
+from navit_backbone.file_writing import written_whole
+
+from .output_files import OutputNames
 from .wording import few
 from .wrappers import inner_datasets
 

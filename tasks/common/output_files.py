@@ -1,11 +1,8 @@
-"""Files that tools write: whole or not at all, and none in the place of another."""
+"""Names of the files that tools write, none in the place of another."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from .picture_sizes import PICTURE_SUFFIXES
@@ -45,18 +42,3 @@ class OutputNames:
     def _names(self, target: Path) -> set[str]:
         files = [target] if self._also is None else [target, self._also(target)]
         return {str(file).lower() for file in files}
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """Yield a path of the same suffix to write to; it becomes `out` when the block succeeds.
-
-    The folder of `out` is created. After any error, and after Ctrl-C, `out` is as it was before.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f'.partial-{os.getpid()}-{threading.get_ident()}{out.suffix}')
-    try:
-        yield aside
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from navit_backbone.file_writing import written_whole
+
 from ..common.folders import is_system_file, search, warn_once
-from ..common.output_files import written_whole
 from ..common.overlay import IGNORED
 from ..common.text_files import read_names, write_new
 from ..common.wording import few
