@@ -10,7 +10,13 @@ from PIL import Image
 import navit_backbone.tasks.video  # noqa: F401  registers
 from navit_backbone.tasks.common import clip_data, picture_sizes
 from navit_backbone.tasks.common.clip_data import NaViTClipDataset
-from navit_backbone.tasks.common.sample import BadSampleError, SampleIndex
+from navit_backbone.tasks.common.sample import (
+    BadSampleError,
+    SampleIndex,
+    SampleSeed,
+    UnreadableVideoError,
+    with_file,
+)
 from navit_backbone.tasks.common.video_reader import video_measure
 
 BUDGET = dict(
@@ -419,3 +425,71 @@ def test_class_names_that_stand_twice_are_refused(videos):
     write(videos, 'classes.txt', 'walk\nrun\nwalk\n')
     with pytest.raises(ValueError, match=r'the class names walk stand there twice'):
         dataset(videos)
+
+
+LISTS_TWICE = [
+    ('list.txt', 'run/b.mp4 run\nwalk/c.avi walk\nrun/b.mp4 walk\n', 3, 1),
+    ('list.txt', 'run/b.mp4 0\n\nwalk/../run/b.mp4 1\n', 3, 1),
+    ('list.csv', 'file,label\nwalk/c.avi,walk\nrun/b.mp4,run\nrun/b.mp4,walk\n', 4, 3),
+]
+
+
+@pytest.mark.parametrize(('name', 'text', 'line', 'first'), LISTS_TWICE)
+def test_a_clip_listed_with_two_labels_is_refused(videos, name, text, line, first):
+    classes = dict(classes=['run', 'walk'])
+    with pytest.raises(ValueError, match=r'run/b\.mp4 has the label .*Fix: keep one') as caught:
+        dataset(videos, write(videos, name, text), metainfo=classes)
+    told = str(caught.value)
+    assert told.startswith(f'{videos / name}, line {line}: ')
+    labels = "'1', and '0'" if ' 0' in text else "'walk', and 'run'"
+    assert f'has the label {labels} in line {first}.' in told
+
+
+def test_a_clip_listed_twice_with_one_label_stays_twice(videos):
+    text = 'run/b.mp4 run\nwalk/c.avi walk\nrun/b.mp4 0\n'
+    data = dataset(videos, write(videos, 'list.txt', text), metainfo=dict(classes=['run', 'walk']))
+    assert seen(data) == [('run/b.mp4', [0]), ('walk/c.avi', [1]), ('run/b.mp4', [0])]
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('list.csv', 'file,label\nrun/b.mp4,walk;walk\nwalk/c.avi,walk; run;1\n'),
+        ('list.txt', 'run/b.mp4\twalk\twalk\nwalk/c.avi\twalk\trun\t1\n'),
+        ('list.txt', 'run/b.mp4 1 1\nwalk/c.avi 1 0 1\n'),
+    ],
+)
+def test_a_label_twice_of_one_clip_counts_once(videos, name, text):
+    classes = dict(classes=['run', 'walk'])
+    data = dataset(videos, write(videos, name, text), multi_class=True, metainfo=classes)
+    assert seen(data) == [('run/b.mp4', [1]), ('walk/c.avi', [1, 0])]
+
+
+@pytest.mark.parametrize('cell', ['walk;', ';walk', 'walk;;run'])
+def test_an_empty_label_between_semicolons_is_named(videos, cell):
+    listed = write(videos, 'list.csv', f'file,label\nrun/b.mp4,{cell}\n')
+    with pytest.raises(ValueError, match=f"line 2: '{cell}' has an empty label .*Fix: write"):
+        dataset(videos, listed, multi_class=True)
+
+
+def test_a_bad_clip_is_named_once(videos, caplog):
+    (videos / 'clips/run/b.mp4').write_bytes((videos / 'clips/run/b.mp4').read_bytes()[:700])
+    data = dataset(videos, write(videos, 'list.txt', 'run/b.mp4 0\nwalk/c.avi 1\n'), test_mode=True)
+    file = str(videos / 'clips/run/b.mp4')
+    with pytest.raises(BadSampleError) as caught:
+        data._run_pipeline(0, SampleSeed(0, 0, 0), None)
+    assert str(caught.value).startswith(f'{file}: cannot be read, replace or remove it (LoadClip: ')
+    assert str(caught.value).count(file) == 1
+
+
+@pytest.mark.parametrize(
+    ('error', 'once'),
+    [
+        (UnreadableVideoError('a  b.mp4: no frames in it'), 'a  b.mp4: no frames in it'),
+        (FileNotFoundError(2, 'No such file', 'a  b.mp4'), 'a  b.mp4: No such file'),
+        (OSError('broken\ndata'), 'a  b.mp4: broken data'),
+        (ValueError(), 'a  b.mp4: ValueError'),
+    ],
+)
+def test_an_error_names_its_file_once(error, once):
+    assert with_file('a  b.mp4', error) == once

@@ -119,3 +119,14 @@ def test_windows_of_several_pictures_are_remarked_on(healthy):
     healthy.model.test_cfg.crop_size = (60, 64)
     problems = {item.name: item.problem for item in findings(healthy)}
     assert 'set crop_size=(64, 64)' in problems['model.test_cfg.crop_size']
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_another_ignored_label_is_a_problem_as_in_training(healthy, split):
+    assert not any('ignore_index' in name for name in problems(healthy))
+    healthy[f'{split}_dataloader'].dataset.ignore_index = 254
+    user = 'model.decode_head' if split == 'train' else 'the metric '
+    found = problems(healthy)[f'{split}: ignore_index']
+    assert 'has ignore_index=254' in found
+    assert user in found
+    assert 'has ignore_index=255. Fix: set both to the same number' in found

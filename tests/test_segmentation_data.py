@@ -399,6 +399,24 @@ def test_label_maps_of_fractions_are_no_colours(folder):
         loaded(build(folder), 0)
 
 
+@pytest.mark.parametrize(
+    ('content', 'found'),
+    [
+        (b'\x93NUMPY\x01\0' + bytes(100), r'a NumPy array \(\.npy\)'),
+        (b'0 0 1\n0 1 1\n', 'the file is text'),
+        (bytes(range(200, 256)), 'of no image format known here'),
+        (b'', 'the file is empty'),
+    ],
+)
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+def test_label_maps_that_are_no_images_are_named(content, found, backend, folder):
+    (folder / 'masks/0.png').write_bytes(content)
+    loader = dict(type='LoadSegMap', imdecode_backend=backend)
+    with pytest.raises(BadSampleError, match=f'{found}.*PNG, TIFF') as caught:
+        loaded(build(folder), 0, loader)
+    assert str(caught.value).startswith(f'{folder / "masks/0.png"}: ')
+
+
 def test_what_is_there_in_the_place_of_a_file_is_named(folder):
     for file in (folder / 'masks').iterdir():
         file.rename(file.with_suffix('.PNG'))

@@ -70,6 +70,55 @@ def test_class_names_are_composed_and_a_labelmap_of_cvat_is_named(tmp_path: Path
         read_class_names(file)
 
 
+@pytest.mark.parametrize(
+    ('text', 'first'),
+    [
+        ('1 walk\n2 run\n3 ice skating\n', '1 walk'),
+        ('0: walk\n1: run\n', '0: walk'),
+        ('0,walk\n1,run\n', '0,walk'),
+        ('01.\twalk\n\n02.\trun\n', '01.\twalk'),
+    ],
+)
+def test_numbered_class_names_are_refused(text: str, first: str, tmp_path: Path) -> None:
+    file = tmp_path / 'classInd.txt'
+    file.write_text(text)
+    with pytest.raises(ValueError, match='begins with its number.*Fix: keep the names') as caught:
+        read_class_names(file)
+    assert str(caught.value).startswith(f'{file}: ')
+    assert repr(first) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['3d printer'],
+        ['1 walk'],
+        ['1d code', '2d code'],
+        ['1 euro', '2 euro'],
+        ['1 cent', '2 cents', '5 cents'],
+        ['2 doors', '3 wheels'],
+        ['1 walk', '2 run', 'rest'],
+        ['1.5 litres', '2.5 kilos'],
+        ['0', '1', '2'],
+    ],
+)
+def test_class_names_that_begin_with_digits_are_names(names: list[str], tmp_path: Path) -> None:
+    file = tmp_path / 'classes.txt'
+    file.write_text('\n'.join(names))
+    assert read_class_names(file) == names
+
+
+@pytest.mark.parametrize('line', ['bg, a, b', 'bg;a', 'bg\ta'])
+def test_class_names_on_one_line_are_refused(line: str, tmp_path: Path) -> None:
+    file = tmp_path / 'classes.txt'
+    file.write_text(f'{line}\n')
+    with pytest.raises(ValueError, match='Fix: write one name a line') as caught:
+        read_class_names(file)
+    assert repr(line) in str(caught.value)
+    file.write_text('tench, Tinca tinca\ngoldfish, Carassius auratus\n')
+    assert read_class_names(file) == ['tench, Tinca tinca', 'goldfish, Carassius auratus']
+
+
 @pytest.mark.parametrize('encoding', ['latin-1', 'cp1252'])
 def test_western_files_are_read_with_one_warning_that_names_them(
     tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch

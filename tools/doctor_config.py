@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.evaluator import Evaluator
-from mmengine.registry import MODELS
+from mmengine.registry import METRICS, MODELS
 from mmengine.runner import Runner
 
 from navit_backbone.backbone import refuse_missing
@@ -48,6 +48,17 @@ def examine_config(cfg: Config) -> Generator[Finding, None, dict[str, Any]]:
     yield from check_duplicates(datasets)
     yield from check_weights(cfg)
     return datasets
+
+
+def build_metrics(cfg: Config, splits: Sequence[str] = ('val', 'test')) -> dict[str, Any]:
+    """Build the metrics of these splits, by their place in the config."""
+    metrics = {}
+    for key in (f'{split}_evaluator' for split in splits):
+        given = cfg.get(key) or []
+        items = [given] if isinstance(given, Mapping) else list(given)
+        for number, item in enumerate(items):
+            metrics[key if len(items) == 1 else f'{key}.{number}'] = METRICS.build(item)
+    return metrics
 
 
 def told(error: Exception) -> str:

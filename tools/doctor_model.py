@@ -28,7 +28,11 @@ from navit_backbone.tools.doctor_heads import (
     check_strides,
     said,
 )
-from navit_backbone.tools.doctor_segmentation import check_decode_heads, check_label_maps
+from navit_backbone.tools.doctor_segmentation import (
+    check_decode_heads,
+    check_ignored_labels,
+    check_label_maps,
+)
 
 PREPROCESSORS = {'mmdet': 'NaViTDetDataPreprocessor', 'mmseg': 'NaViTSegDataPreprocessor'}
 
@@ -57,6 +61,7 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
         yield from check_classes(model, cfg, len(dataset.metainfo['classes']))
     yield from check_positions(model, datasets)
     if cfg.default_scope == 'mmseg':
+        yield from check_ignored_labels(model, cfg, datasets)
         yield from check_label_maps(datasets)
 
 

@@ -10,8 +10,10 @@ from mmengine.config import Config
 from torch import nn
 
 from navit_backbone.tasks.common.wording import few
+from navit_backbone.tasks.segmentation.label_check import check_ignored, problem_of, read_some
 from navit_backbone.tasks.segmentation.mixed_sizes import window_problem
 from navit_backbone.tools.doctor import Finding
+from navit_backbone.tools.doctor_config import MISTAKES, build_metrics, told
 from navit_backbone.tools.doctor_heads import Maps
 
 NUM_READ = 50  # label maps of a data set that are read
@@ -89,6 +91,18 @@ def _head(name: str, head: Any, model: nn.Module, maps: Maps) -> Iterator[Findin
             )
 
 
+def check_ignored_labels(
+    model: nn.Module, cfg: Config, datasets: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Check that head and metrics ignore the label that the data ignores, as training does."""
+    for split, dataset in datasets.items():
+        try:
+            metrics = build_metrics(cfg, [split]).values()
+            check_ignored(dataset, model if split == 'train' else None, metrics)
+        except MISTAKES as error:
+            yield Finding(name=f'{split}: ignore_index', found='', problem=told(error))
+
+
 def check_label_maps(datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether label maps can be read and fit, and which classes are in them."""
     for split, dataset in datasets.items():
@@ -108,8 +122,6 @@ def check_label_maps(datasets: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _counted(name: str, dataset: Any) -> Finding:
-    from navit_backbone.tasks.segmentation.label_check import problem_of, read_some
-
     maps = read_some(dataset, NUM_READ)
     if maps.faults:
         count = f'{len(maps.faults)} of the {maps.num_read} that were read cannot be used'

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import METRICS, MODELS
+from mmengine.registry import MODELS
 from torch import nn
 
 from navit_backbone.tasks.common.bit_depth import darkness_of, sample_files
 from navit_backbone.tasks.common.dataset import file_of
 from navit_backbone.tasks.common.resize import find_planner
-from navit_backbone.tasks.common.sample import SampleSeed
+from navit_backbone.tasks.common.sample import SampleSeed, with_file
 from navit_backbone.tasks.common.wording import few
 from navit_backbone.tasks.video.clip_check import clip_problem, refuse_other_length
 from navit_backbone.tasks.video.label_check import check_multi_label
@@ -22,6 +22,7 @@ from navit_backbone.tools.doctor import Finding
 from navit_backbone.tools.doctor_config import (
     MISTAKES,
     SPLITS,
+    build_metrics,
     check_classes,
     check_duplicates,
     check_weights,
@@ -87,7 +88,7 @@ def check_clips(key: str, dataset: Any) -> Finding:
             size = dataset.measure(file)
             refuse_other_length(dataset.get_data_info(index), size)
         except MISTAKES as error:
-            faults.append(f'{file}: {told(error)}')
+            faults.append(with_file(file, error))
             continue
         if planner is not None:
             seed = SampleSeed(0, 0, index)
@@ -125,12 +126,7 @@ def count_classes(dataset: Any) -> Finding:
 
 def check_labels(cfg: Config, datasets: Mapping[str, Any], model: nn.Module) -> Iterator[Finding]:
     """Check that head and metrics take several classes a clip where the data has them."""
-    metrics = {}
-    for key in ('val_evaluator', 'test_evaluator'):
-        given = cfg.get(key) or []
-        items = [given] if isinstance(given, Mapping) else list(given)
-        for number, item in enumerate(items):
-            metrics[key if len(items) == 1 else f'{key}.{number}'] = METRICS.build(item)
+    metrics = build_metrics(cfg)
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     loaders = {f'{split}_dataloader': data for split, data in datasets.items()}
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from .groups import GroupFile
 from .name_forms import composed, path_in
 from .picture_sizes import PICTURE_SUFFIXES, UNREADABLE, Measured
 from .resize import find_planner
-from .sample import BadSampleError, SampleSeed, seeded
+from .sample import BadSampleError, SampleSeed, seeded, with_file
 from .text_files import Table, read_class_names, read_lines
 from .video_reader import (
     VIDEO_SUFFIXES,
@@ -208,7 +209,26 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
         groups = GroupFile(self.data_root or folder)
         for entry in found:
             entry.setdefault('group', groups[entry['file']])
-        return [self._record_of(entry, numbers) for entry in found]
+        records = [self._record_of(entry, numbers) for entry in found]
+        if self.ann_file and not self.multi_class:
+            self._refuse_other_label(found, records)
+        return records
+
+    def _refuse_other_label(
+        self, found: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]
+    ) -> None:
+        """Raise ValueError where the list gives one clip two classes."""
+        first: dict[str, int] = {}
+        for number, (entry, record) in enumerate(zip(found, records, strict=True)):
+            before = first.setdefault(os.path.normpath(entry['file']), number)
+            if record['gt_label'] != records[before]['gt_label']:
+                other = found[before]
+                raise ValueError(
+                    f'{entry["place"]}: {entry["file"]} has the label {entry["labels"][0]!r}, and '
+                    f'{other["labels"][0]!r} in {other["place"].rsplit(", ")[-1]}. Fix: keep one '
+                    'of the two; for clips of several classes set multi_class=True and write all '
+                    'labels of a clip in one line'
+                )
 
     def _entries(self, folder: Path) -> Iterator[dict[str, Any]]:
         """`file`, `labels` as they are written, `place` where that was, and what a CSV tells."""
@@ -289,6 +309,11 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             labels = row['label'].split(';') if self.multi_class else [row['label']]
             known = {k: row[k] for k in ('width', 'height', 'frames', 'fps') if row.get(k)}
             labels = [label.strip() for label in labels]
+            if len(labels) > 1 and '' in labels:
+                raise ValueError(
+                    f'{place}: {row["label"]!r} has an empty label before or after a ";". Fix: '
+                    'write ";" only between labels'
+                )
             if (column := self.group or 'group') in row:
                 known['group'] = row[column]
             yield {'file': row[path], 'labels': labels, 'place': place, **known}
@@ -338,7 +363,8 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
 
     def _record_of(self, entry: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
         labels = [self._label(text, numbers, entry['place']) for text in entry['labels']]
-        record: dict[str, Any] = {_KEYS[self.kind]: entry['file'], 'gt_label': labels}
+        once = list(dict.fromkeys(labels))
+        record: dict[str, Any] = {_KEYS[self.kind]: entry['file'], 'gt_label': once}
         if entry['group']:
             record['group'] = entry['group']
         for column, key in _NUMBER_COLUMNS.items():
@@ -441,7 +467,7 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
             try:
                 self.measure(file)
             except UNREADABLE as error:  # cut off, say, and its header read before
-                raise BadSampleError(f'{file}: {error}') from error
+                raise BadSampleError(with_file(file, error)) from error
         return results
 
 

@@ -22,7 +22,7 @@ from .file_formats import describe_format
 from .name_forms import composed
 from .picture_sizes import UNREADABLE, Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
-from .sample import BadSampleError, SampleIndex, SampleSeed, seeded
+from .sample import BadSampleError, SampleIndex, SampleSeed, reason_of, seeded
 from .text_files import read_class_names
 from .wrappers import inner_datasets
 
@@ -235,10 +235,9 @@ class SeededSamples:
                 if known := describe_format(file):
                     raise BadSampleError(f'{file}: cannot be read, {known}') from error
                 self._log_traceback(error, file, name)
-                reason = ' '.join(str(error).split())
                 raise BadSampleError(
                     f'{file}: cannot be read, replace or remove it '
-                    f'({name}: {type(error).__name__}: {reason})'
+                    f'({name}: {type(error).__name__}: {reason_of(file, error)})'
                 ) from error
             if results is None:
                 raise EmptiedSampleError(f'{file}: {name} left nothing of it (returned None)')

@@ -49,6 +49,11 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     ),
     (lambda head: head.startswith(b'PK\x03\x04'), 'a ZIP archive', 'unpack it'),
     (lambda head: head.startswith(b'\x1f\x8b'), 'a gzip archive', 'unpack it'),
+    (
+        lambda head: head.startswith(b'\x93NUMPY'),
+        'a NumPy array (.npy)',
+        'save it as PNG, as with Image.fromarray(numpy.load(...)).save(...)',
+    ),
 )
 
 

@@ -27,6 +27,20 @@ class UnreadableVideoError(ValueError):
     """A clip that cannot be read; the message names the file and the reason."""
 
 
+def reason_of(file: str, error: Exception) -> str:
+    """Return the message of an error on one line, without the file that a caller names itself."""
+    text = str(error)
+    if isinstance(error, OSError) and str(error.filename) == file and error.strerror:
+        text = error.strerror
+    return ' '.join(text.removeprefix(f'{file}: ').split()) or type(error).__name__
+
+
+def with_file(file: str, error: Exception) -> str:
+    """Return the message of an error on one line, which names its file once."""
+    reason = reason_of(file, error)
+    return reason if file in reason else f'{file}: {reason}'
+
+
 class SampleSeed(NamedTuple):
     """The three numbers that decide every draw of one sample."""
 

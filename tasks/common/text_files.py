@@ -30,6 +30,7 @@ _MARKS = (
 _UTF_16 = ('utf-16-le', 'utf-16-be')
 _SEPARATORS = (',', ';', '\t')
 _LABELMAP_LINE = re.compile(r'# ?label:.*|[^:]+:(\d+,\d+,\d+)?:[^:]*:[^:]*')  # of CVAT
+_NUMBERED_LINE = re.compile(r'(\d+)(?:[.:,;)]?\s+|[,;:)])(\S.*)')
 _SEPARATOR_LINE = re.compile(r'"?sep=(\W)"?', re.IGNORECASE)  # the first line of Excel's CSV
 
 
@@ -120,9 +121,19 @@ def read_class_names(path: str | Path) -> list[str]:
     """Return the class names in a text file, one a line, their letters composed (NFC).
 
     Raises:
-        ValueError: the file is a labelmap.txt of CVAT, whose lines hold more than names.
+        ValueError: the lines hold more than names: numbers, several names, or the colours of a
+            labelmap.txt of CVAT.
     """
     names = read_names(path)
+    if len(names) == 1 and (mark := next((m for m in _SEPARATORS if m in names[0]), '')):
+        raise ValueError(
+            f'{path} has one line, {names[0]!r}, with {mark!r} in it. Fix: write one name a line'
+        )
+    if _are_numbered(names):
+        raise ValueError(
+            f'{path}: each line begins with its number, as {names[0]!r} does. Fix: keep the names '
+            'alone, one a line; the first is that of label 0'
+        )
     if names and all(_LABELMAP_LINE.fullmatch(name) for name in names):
         raise ValueError(
             f'{path} is a labelmap.txt of CVAT, with lines label:color_rgb:parts:actions, not a '
@@ -131,6 +142,20 @@ def read_class_names(path: str | Path) -> list[str]:
             'stands before the first colon of each line'
         )
     return [composed(name) for name in names]
+
+
+def _are_numbered(lines: Sequence[str]) -> bool:
+    """Return whether lines are "1 walk", "2 run": numbers from 0 or 1 on, before different names.
+
+    A digit that is part of a name ("3d printer") and amounts ("1 euro", "2 euro") are no numbers.
+    """
+    found = [match for line in lines if (match := _NUMBERED_LINE.fullmatch(line))]
+    if not 1 < len(found) == len(lines):
+        return False
+    first = int(found[0][1])
+    numbers = [int(match[1]) for match in found]
+    rests = {match[2] for match in found}
+    return numbers == list(range(first, first + len(lines))) and first < 2 and len(rests) > 1
 
 
 def write_new(path: str | Path, names: Sequence[str], *, overwrite: bool = False) -> None:

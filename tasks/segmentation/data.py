@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine import fileio
@@ -22,8 +23,10 @@ from mmseg.datasets import (
     PascalContextDataset59,
 )
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import UnidentifiedImageError
 
 from ..common.dataset import EmptiedSampleError, SeededSamples
+from ..common.file_formats import describe_content, describe_damage
 from ..common.folders import find_files, is_system_file, warn_once
 from ..common.groups import GroupFile
 from ..common.name_forms import matched, path_in
@@ -71,8 +74,7 @@ class LoadSegMap(LoadAnnotations):
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         file, ignored = results['seg_map_path'], results.get('ignore_index', _LARGEST)
         content = fileio.get(file, backend_args=self.backend_args)
-        labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
-        labels = self._one_channel(labels, file)
+        labels = self._one_channel(self._decoded(content, file), file)
         if self.turn:
             labels = self._turned(labels, results)
         labels = self._of_size(labels, results, file)
@@ -88,6 +90,23 @@ class LoadSegMap(LoadAnnotations):
             labels = table[labels]
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
+
+    def _decoded(self, content: bytes, file: str) -> np.ndarray:
+        """Decode a label map; raise BadSampleError, by its file, where it is no image."""
+        try:
+            labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
+        except (UnidentifiedImageError, cv2.error):
+            labels = None
+        if labels is None:
+            found = describe_content(content, file)
+            if not found and content.isascii():
+                found = 'the file is text'
+            found = found or describe_damage(file)
+            raise BadSampleError(
+                f'{file}: no label map can be read from it, {found}. Label maps are images of one '
+                'channel: PNG, TIFF, BMP, WebP or GIF'
+            )
+        return labels
 
     def _one_channel(self, labels: np.ndarray, file: str) -> np.ndarray:
         if labels.ndim == 3 and labels.shape[2] == 1:

@@ -20,7 +20,7 @@ from ..common.class_check import named
 from ..common.dataset import LOADER_ERRORS, seeded_parts
 from ..common.picture_check import PictureCheckHook, refuse
 from ..common.picture_sizes import picture_size
-from ..common.sample import BadSampleError
+from ..common.sample import BadSampleError, with_file
 
 _NUM_READ = 64  # maps of a training set
 _NUM_THREADS = 8
@@ -54,8 +54,7 @@ def count_pixels(dataset: Any, indices: Iterable[int]) -> list[np.ndarray | str]
             record['ori_shape'] = tuple(int(side) for side in picture_size(record['img_path']))
             labels = loader(record)['gt_seg_map']
         except _BROKEN as error:
-            file, text = record['seg_map_path'], ' '.join(str(error).split())
-            return text if str(file) in text else f'{file}: {text or type(error).__name__}'
+            return with_file(str(record['seg_map_path']), error)
         return np.bincount(labels.ravel(), minlength=256)
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from ..common.dataset import file_of, seeded_parts
 from ..common.picture_sizes import UNREADABLE
+from ..common.sample import with_file
 
 
 @HOOKS.register_module()
@@ -45,8 +46,7 @@ def clip_problem(dataset: Any) -> str:
         try:
             refuse_other_length(info, dataset.measure(file))
         except UNREADABLE as error:
-            text = ' '.join(str(error).split())
-            first = first or (text if text.startswith(file) else f'{file}: {text}')
+            first = first or with_file(file, error)
         else:
             return ''
     return (
