@@ -26,70 +26,46 @@ from typing import Any, Generic, TypeVar
 Key = TypeVar('Key', bound=Hashable)
 
 
-class Packer(Generic[Key]):
-    """Turns a stream of (key, length) into rows that fill a token budget, exactly where it can.
+class Pool(Generic[Key]):
+    """Examples that wait for a row, and the limits of rows: what every packer has.
 
-    A row lists its (key, length) pairs in order of arrival. At most `pool_size` examples wait. Rows
-    depend on the lengths and their order alone. A key is whatever names an example; for a state
-    that survives JSON an int, a str or a tuple of them.
+    A row lists its examples in order of arrival, each as it was pushed: (key, length, ...). At most
+    `pool_size` wait. Rows depend on what was pushed and its order alone. A key is whatever names an
+    example; for a state that survives JSON an int, a str or a tuple of them.
     """
 
+    _limits: tuple[str, ...] = ('budget', 'pool_size', 'max_examples', 'slack')
+
     def __init__(
-        self,
-        budget: int,
-        *,
-        pool_size: int = 64,
-        max_examples: int | None = None,
-        slack: int = 0,
+        self, budget: int | None, *, pool_size: int, max_examples: int | None, slack: int
     ) -> None:
-        limits = {'budget': budget, 'pool_size': pool_size, 'max_examples': max_examples}
-        for name, value in limits.items():
-            if value is not None and value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
-        if not 0 <= slack < budget:
-            raise ValueError(f'slack must lie between 0 and the budget of {budget}, got {slack}')
         self.budget = budget
         self.slack = slack
         self.pool_size = pool_size
         self.max_examples = max_examples
-        self.waiting: list[tuple[Key, int]] = []
-        self._reaches: list[int] = []  # [i]: what waiting[0] reaches with any of waiting[1..i]
-        places = min(max_examples or pool_size, pool_size)
-        capped = places < pool_size  # no row outgrows the pool: a larger cap costs nothing
-        self._places = places if capped else 1
-        self._place = int(capped)
-        self._open = _fields_with_a_place(budget, places) if capped else -1
-        # room for no more than the slack, whatever the places
-        self._full = (1 << self._places * (slack + 1)) - 1
+        self.waiting: list[tuple[Any, ...]] = []
+        for name in ('budget', 'pool_size', 'max_examples'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        if slack < 0 or (budget is not None and slack >= budget):
+            raise ValueError(f'slack must lie between 0 and the budget of {budget}, got {slack}')
 
-    def push(self, key: Key, length: int) -> list[tuple[Key, int]] | None:
-        """Adds an example to the pool, and returns a row if one is now due."""
-        self.waiting.append((key, self._checked(key, length)))
-        self._extend()
-        if self._reaches[-1] & self._full or len(self.waiting) == self.pool_size:
-            return self._take()
-        return None
-
-    def flush(self) -> list[list[tuple[Key, int]]]:
-        """Empties the pool into the fullest rows that hold its oldest; the last may be short."""
+    def flush(self) -> list[list[tuple[Any, ...]]]:
+        """Empty the pool into rows, each with its oldest; the last may be short."""
         rows = []
         while self.waiting:
             rows.append(self._take())
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to go on with the same rows: the limits, and the waiting examples."""
-        return {
-            'budget': self.budget,
-            'pool_size': self.pool_size,
-            'max_examples': self.max_examples,
-            'slack': self.slack,
-            'waiting': [[key, length] for key, length in self.waiting],
-        }
+        """Return what it takes to go on with the same rows: the limits and the waiting examples."""
+        limits = {name: getattr(self, name) for name in self._limits}
+        return {**limits, 'waiting': [list(example) for example in self.waiting]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; refuses the state of other limits."""
-        for name in ('budget', 'pool_size', 'max_examples', 'slack'):
+        """Go on where `state_dict` was taken; refuse the state of other limits."""
+        for name in self._limits:
             if name not in state or 'waiting' not in state:
                 raise ValueError(f'the saved packer lacks {name} or waiting: the state is damaged')
             if state[name] != getattr(self, name):
@@ -97,18 +73,20 @@ class Packer(Generic[Key]):
                     f'the saved packer has {name}={state[name]}, this one {getattr(self, name)}: '
                     f'build it with {name}={state[name]}, or start without the saved state'
                 )
-        waiting = [(_restored(key), self._checked(key, length)) for key, length in state['waiting']]
+        waiting = [self._checked(_restored(key), *rest) for key, *rest in state['waiting']]
         if len(waiting) >= self.pool_size:
             raise ValueError(
                 f'the saved packer holds {len(waiting)} waiting examples, but with '
                 f'pool_size={self.pool_size} fewer than that can wait: the state is damaged'
             )
         self.waiting = waiting
-        self._reaches = []
-        self._extend()
 
-    def _checked(self, key: Any, length: int) -> int:
-        """The length as an int; refuses by name what no row can hold."""
+    def _take(self) -> list[tuple[Any, ...]]:
+        """Take a row with the oldest example out of the pool."""
+        raise NotImplementedError
+
+    def _checked(self, key: Any, length: int) -> tuple[Any, ...]:
+        """Return the example with its length as an int; refuse by name what no row can hold."""
         try:
             tokens = index(length)
         except TypeError as error:
@@ -119,15 +97,53 @@ class Packer(Generic[Key]):
             raise ValueError(
                 f'example {key!r} has {tokens} tokens: an example needs at least 1, leave it out'
             )
-        if tokens > self.budget:
+        if self.budget is not None and tokens > self.budget:
             raise ValueError(
                 f'example {key!r} has {tokens} tokens but a row holds {self.budget}: '
                 f'resize it to fewer tokens or raise the budget to at least {tokens}'
             )
-        return tokens
+        return key, tokens
+
+
+class Packer(Pool[Key]):
+    """Turn a stream of (key, length) into rows that fill a token budget, exactly where it can."""
+
+    budget: int
+
+    def __init__(
+        self,
+        budget: int,
+        *,
+        pool_size: int = 64,
+        max_examples: int | None = None,
+        slack: int = 0,
+    ) -> None:
+        super().__init__(budget, pool_size=pool_size, max_examples=max_examples, slack=slack)
+        self._reaches: list[int] = []  # [i]: what waiting[0] reaches with any of waiting[1..i]
+        places = min(max_examples or pool_size, pool_size)
+        capped = places < pool_size  # no row outgrows the pool: a larger cap costs nothing
+        self._places = places if capped else 1
+        self._place = int(capped)
+        self._open = _fields_with_a_place(budget, places) if capped else -1
+        # room for no more than the slack, whatever the places
+        self._full = (1 << self._places * (slack + 1)) - 1
+
+    def push(self, key: Key, length: int) -> list[tuple[Key, int]] | None:
+        """Add an example to the pool, and return a row if one is now due."""
+        self.waiting.append(self._checked(key, length))
+        self._extend()
+        if self._reaches[-1] & self._full or len(self.waiting) == self.pool_size:
+            return self._take()
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; refuse the state of other limits."""
+        super().load_state_dict(state)
+        self._reaches = []
+        self._extend()
 
     def _extend(self) -> None:
-        """Brings the reaches up to date with the pool, as far as the first fill."""
+        """Bring the reaches up to date with the pool, as far as the first fill."""
         if not self.waiting:
             return
         if not self._reaches:
@@ -141,7 +157,7 @@ class Packer(Generic[Key]):
             self._reaches.append(reach)
 
     def _take(self) -> list[tuple[Key, int]]:
-        """Takes the fullest row with the oldest out of the pool; among equals newer ones stay."""
+        """Take the fullest row with the oldest out of the pool; among equals newer ones stay."""
         reaches, waiting = self._reaches, self.waiting
         bit = (reaches[-1] & -reaches[-1]).bit_length() - 1  # least room, then fewest places
         alone = reaches[0].bit_length() - 1
