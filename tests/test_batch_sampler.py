@@ -51,6 +51,18 @@ class Lengths:
         return index
 
 
+class Grids(Lengths):
+    """Examples with a size too: grids of patches of 16 pixels, drawn anew in each pass."""
+
+    def target_size(self, index) -> tuple[int, int]:
+        draws = index.sample_seed.generator('grid')
+        rows = int(draws.integers(math.isqrt(self.max_tokens))) + 1
+        return rows * 16, (int(draws.integers(self.max_tokens // rows)) + 1) * 16
+
+    def num_tokens(self, index) -> int:
+        return math.prod(self.target_size(index)) // 256
+
+
 @pytest.fixture(scope='module', autouse=True)
 def few_surveyed():
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +92,10 @@ def setups(draw: st.DrawFn) -> tuple[Lengths, dict]:
         steps_per_epoch=draw(st.none() | st.integers(1, 12)),
         seed=draw(st.integers(0, 9)),
     )
-    return Lengths(draw(st.integers(1, 50)), draw(st.integers(1, budget))), options
+    if divisor := draw(st.sampled_from([None, 16, 32])):
+        options['pad_size_divisor'] = divisor
+    examples = Grids if divisor else Lengths
+    return examples(draw(st.integers(1, 50)), draw(st.integers(1, budget))), options
 
 
 # ---------------------------------------------------------------------------- what is seen
@@ -193,6 +208,58 @@ def test_batches_of_real_photos_are_at_most_two_percent_below_budget(data_root, 
         sampler.set_epoch(epoch)
         filled = [sum(map(photos.num_tokens, batch)) / sampler.max_tokens for batch in sampler]
         assert min(filled) >= 0.98
+
+
+# ---------------------------------------------------------------------------- canvases
+
+
+def covered(data, batches, divisor=32):
+    """The share of all canvases that is image."""
+    image = canvas = 0
+    for batch in batches:
+        sizes = np.array([data.target_size(index) for index in batch])
+        sides = -(-sizes.max(axis=0) // divisor) * divisor
+        image, canvas = image + sizes.prod(axis=1).sum(), canvas + len(sizes) * sides.prod()
+    return image / canvas
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 9), st.sampled_from([1, 2, 4]), st.integers(0, 9))
+def test_without_max_tokens_every_batch_is_of_batch_size(count, batch_size, ranks, seed):
+    data = Grids(count, 60)
+    options = dict(ranks=ranks, seed=seed, batch_size=batch_size, pad_size_divisor=32)
+    shares = [sampler_of(data, rank=rank, **options) for rank in range(ranks)]
+    seen = []
+    for sampler in shares:
+        assert len(sampler) == max(1, round(count / (min(batch_size, count) * ranks)))
+        found = list(chain(*epochs(sampler, 3)))
+        assert {len(batch) for batch in found} == {min(batch_size, count)}
+        seen += chain(*found)
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ('random', 'least'), [(None, 0.85), (dict(low_tokens=100), 0.78)], ids=['one', 'random']
+)
+def test_images_cover_their_canvas_at_batch_16(data_root, random, least):
+    pytest.importorskip('mmdet.datasets')
+    from navit_backbone.tasks.detection.data import NaViTCocoDataset
+
+    photos = NaViTCocoDataset(
+        data_root=str(data_root / 'coco128'),
+        ann_file='annotations/instances_train2017.json',
+        pipeline=[ResizeToTokenBudget(400, random=random)],
+    )
+    options = dict(batch_size=16, pool_size=256, steps_per_epoch=100)  # 256 of more photos
+    chosen = sampler_of(photos, pad_size_divisor=32, **options)
+    assert covered(photos, chosen) >= least
+    drawn = sampler_of(photos, max_tokens=16 * 400, **options)
+    assert covered(photos, drawn) < least - 0.15, 'it would be no test'
+
+
+def test_a_batch_sampler_without_any_limit_is_refused():
+    with pytest.raises(ValueError, match=r'max_tokens.*pad_size_divisor \(32\)'):
+        sampler_of(Grids(50, 20))
 
 
 # ---------------------------------------------------------------------------- resuming

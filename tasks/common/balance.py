@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Row = list[tuple[Any, int]]  # (key, tokens) of each example
+Row = list[tuple[Any, ...]]  # (key, tokens) of each example, or (key, tokens, (height, width))
 
 _CONSIDERED = 16  # examples of a row; the choices among them grow with the fourth power
 _PARTNERS = 8  # that the dearest row tries, the cheapest first
@@ -23,21 +23,23 @@ _CLOSE_ENOUGH = 0.01  # of the dearest row: not worth an exchange
 
 def tokens(row: Row) -> int:
     """The tokens of a row."""
-    return sum(length for _, length in row)
+    return sum(length for _, length, *_ in row)
 
 
 def squares(row: Row) -> int:
     """The sum of squared lengths, which is what attention costs."""
-    return sum(length**2 for _, length in row)
+    return sum(length**2 for _, length, *_ in row)
 
 
 def balanced(
-    rows: Sequence[Row], *, budget: int, max_examples: int | None = None, slack: int = 0
+    rows: Sequence[Row], *, budget: int | None, max_examples: int | None = None, slack: int = 0
 ) -> list[Row]:
     """The same examples in as many rows, the dearest of which is no dearer than before.
 
     No row exceeds the limits, and none has fewer tokens than the one that had fewest, unless only
-    `slack` below the budget. Rows depend on the lengths and their order alone.
+    `slack` below the budget; without a budget each keeps its number of examples. Where examples
+    have a size, no row gets one that is higher or wider than all it had. Rows depend on the
+    lengths, the sizes and their order alone.
     """
     rows = [list(row) for row in rows]
     for _ in range(4 * len(rows)):
@@ -54,7 +56,7 @@ def balanced(
 
 
 def _exchange(
-    dear: Row, cheap: Row, budget: int, max_examples: int | None, slack: int
+    dear: Row, cheap: Row, budget: int | None, max_examples: int | None, slack: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """The places in both rows whose exchange brings their squares closest, if any does."""
     gap = squares(dear) - squares(cheap)
@@ -65,10 +67,14 @@ def _exchange(
         np.subtract.outer(given[:, i], taken[:, i]) for i in range(3)
     )
     new_dear, new_cheap = tokens(dear) - more, tokens(cheap) + more
-    least = min(budget - slack, tokens(dear), tokens(cheap))
-    allowed = (np.maximum(new_dear, new_cheap) <= budget) & (
-        np.minimum(new_dear, new_cheap) >= least
-    )
+    least = min(tokens(dear), tokens(cheap))
+    allowed = np.logical_and.outer(_fit(dear, cheap), _fit(cheap, dear))
+    if budget is None:  # every row has the same number of examples
+        allowed &= examples == 0
+    else:
+        least = min(least, budget - slack)
+        allowed &= np.maximum(new_dear, new_cheap) <= budget
+    allowed &= np.minimum(new_dear, new_cheap) >= least
     if max_examples is not None:
         allowed &= (len(cheap) + examples <= max_examples) & (len(dear) - examples <= max_examples)
     left = np.where(allowed, abs(gap - 2 * dearer), gap)
@@ -81,9 +87,19 @@ def _exchange(
 
 def _sums(row: Row) -> np.ndarray:
     """[choices, 3]: the examples, tokens and squares of each choice of places in a row."""
-    lengths = np.array([length for _, length in row[:_CONSIDERED]])
+    lengths = np.array([length for _, length, *_ in row[:_CONSIDERED]])
     members = _choices(len(lengths))[1]
     return members @ np.stack([np.ones_like(lengths), lengths, lengths**2], axis=1)
+
+
+def _fit(row: Row, other: Row) -> np.ndarray:
+    """[choices of row] bool: all that are chosen are within the canvas of the other row."""
+    members = _choices(min(len(row), _CONSIDERED))[1]
+    if len(row[0]) == 2:  # without sizes
+        return np.ones(len(members), dtype=bool)
+    canvas = np.max([size for *_, size in other], axis=0)
+    outside = np.array([size > canvas for size in np.array([s for *_, s in row[:_CONSIDERED]])])
+    return members @ outside.any(axis=1) == 0
 
 
 @lru_cache(maxsize=_CONSIDERED)

@@ -1,14 +1,15 @@
-"""Batches by tokens instead of by examples, and the endless stream of rows behind them.
+"""Batches by tokens instead of by examples, or of like shape, and the endless stream behind them.
 
 train_dataloader = dict(
     batch_size=32,  # the most examples of a batch
     sampler=dict(type='SeededSampler', shuffle=True),
-    batch_sampler=dict(type='TokenBudgetBatchSampler', max_tokens=16384),
+    batch_sampler=dict(type='TokenBudgetBatchSampler', max_tokens=16384, pad_size_divisor=32),
     ...)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -17,9 +18,11 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from navit_backbone.canvas_packer import CanvasPacker
 from navit_backbone.packer import Packer
 
 from .balance import Row, balanced
+from .resize import Size, find_planner
 from .sample import SampleIndex
 from .sampling import SeededSampler
 from .wrappers import locate, planned_parts
@@ -35,7 +38,11 @@ class RowStream:
     """
 
     def __init__(
-        self, sampler: SeededSampler, packer: Packer[tuple[int, int]], *, seed: int | None = None
+        self,
+        sampler: SeededSampler,
+        packer: Packer[tuple[int, int]] | CanvasPacker[tuple[int, int]],
+        *,
+        seed: int | None = None,
     ) -> None:
         self.sampler = sampler
         self.packer = packer
@@ -47,7 +54,11 @@ class RowStream:
     def __next__(self) -> Row:
         while True:
             key = self._next_example()
-            if row := self.packer.push(key, self._num_tokens(key)):
+            part, index = locate(self.sampler.dataset, self.sample_index(key))
+            example: Any = (key, part.num_tokens(index))
+            if isinstance(self.packer, CanvasPacker):
+                example = (*example, part.target_size(index) or square_of(part))
+            if row := self.packer.push(*example):
                 return row
 
     @property
@@ -64,10 +75,6 @@ class RowStream:
     def _start(self, current_pass: int, position: int) -> None:
         self.current_pass, self.position = current_pass, position
         self._order = self.sampler.order(current_pass, seed=self.seed)
-
-    def _num_tokens(self, key: tuple[int, int]) -> int:
-        part, index = locate(self.sampler.dataset, self.sample_index(key))
-        return part.num_tokens(index)
 
     def sample_index(self, key: tuple[int, int]) -> SampleIndex:
         """What the data set is asked for: the seed's epoch is the pass."""
@@ -91,6 +98,13 @@ class RowStream:
 class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
     """Batches of at most `max_tokens` tokens and `batch_size` examples, one for each rank a step.
 
+    Where a neck and a head compute the whole canvas of a batch, `pad_size_divisor`, that of the
+    data preprocessor, lets images of like shape share a batch: of the batches that a pool of
+    waiting images has within 2 % of `max_tokens`, that one leaves whose images cover the largest
+    share of the canvas (`CanvasPacker`). Then `max_tokens` may be left out, and every batch has
+    `batch_size` images. What randomness this costs: the sizes within a batch are correlated; which
+    images of a size meet, and in which order, stays random.
+
     All ranks follow the same stream of rows, of which a step takes one for each rank. So what is
     seen, in order, is the same on any number of ranks, but for exchanges within a step that even
     out the cost of attention. An example comes once in each pass over the data.
@@ -108,7 +122,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
         sampler: SeededSampler,
         batch_size: int,
         *,
-        max_tokens: int,
+        max_tokens: int | None = None,
+        pad_size_divisor: int | None = None,
         steps_per_epoch: int | None = None,
         pool_size: int | None = None,
     ) -> None:
@@ -120,26 +135,39 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
         at_least_1 = {
             'batch_size': batch_size,
             'max_tokens': max_tokens,
+            'pad_size_divisor': pad_size_divisor,
             'steps_per_epoch': steps_per_epoch,
             'pool_size': pool_size,
         }
         for name, value in at_least_1.items():
             if value is not None and value < 1:
                 raise ValueError(f'{name}={value} must be at least 1')
+        if max_tokens is None and pad_size_divisor is None:
+            raise ValueError(
+                'TokenBudgetBatchSampler needs max_tokens, the tokens of a batch, or '
+                'pad_size_divisor (32), with which batches of batch_size images of like shape are '
+                'chosen, or both'
+            )
         _prepare(sampler.dataset, max_tokens)
         self.sampler = sampler
         self.batch_size = batch_size
         self.max_tokens = max_tokens
-        # it has to hold the largest row, and small data are not to wait for many passes
-        self.pool_size = pool_size or min(max(64, batch_size), len(sampler.dataset))
-        self.slack = max_tokens // 256  # without any, exchanges of equal tokens would be rare
+        self.pad_size_divisor = pad_size_divisor
+        # it has to hold the largest row, and small data are not to wait for many passes; with 16
+        # batches to choose from a canvas is covered nearly as well as with any more
+        wanted = max(64, batch_size if pad_size_divisor is None else 16 * batch_size)
+        self.pool_size = pool_size or min(wanted, len(sampler.dataset))
+        # tokens that a batch may lack: without any, few rows would cover their canvas, or could
+        # exchange examples
+        self.slack = (max_tokens or 0) // (256 if pad_size_divisor is None else 50)
         self.steps_per_epoch = steps_per_epoch or self._steps_of_a_pass()
         self._starts: dict[int, dict[str, Any]] = {}  # state of the stream by epoch
         self._skipped = 0
+        most = '' if max_tokens is None else f'{max_tokens} tokens and '
         print_log(
             f'TokenBudgetBatchSampler: {self.steps_per_epoch} steps an epoch, each with '
-            f'{sampler.world_size} batch(es) of at most {max_tokens} tokens and {batch_size} '
-            f'examples; about {self.mean_batch_size:.1f} examples a batch, '
+            f'{sampler.world_size} batch(es) of at most {most}{batch_size} examples; about '
+            f'{self.mean_batch_size:.1f} examples a batch, '
             f'{self._steps_of_a_pass()} steps a pass over the {len(sampler.dataset)}',
             logger='current',
         )
@@ -150,6 +178,8 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
     @cached_property
     def mean_batch_size(self) -> float:
         """The mean examples of a batch: a function of the data and the limits alone."""
+        if self.max_tokens is None:
+            return min(self.batch_size, self.pool_size)
         stream, sizes = self._stream(seed=0), []
         for surveyed in (_SURVEYED // 4, _SURVEYED):  # the first rows leave the large ones waiting
             sizes = [len(next(stream))]
@@ -175,12 +205,17 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
             if step >= skipped:
                 limits = dict(budget=self.max_tokens, max_examples=self.batch_size)
                 row = balanced(rows, slack=self.slack, **limits)[self.sampler.rank]
-                yield [stream.sample_index(key) for key, _ in row]
+                yield [stream.sample_index(key) for key, *_ in row]
         self._starts[epoch + 1] = stream.state_dict()
 
     def _stream(self, *, seed: int | None = None) -> RowStream:
         limits = dict(pool_size=self.pool_size, max_examples=self.batch_size, slack=self.slack)
-        return RowStream(self.sampler, Packer(self.max_tokens, **limits), seed=seed)
+        packer: Any
+        if self.pad_size_divisor is None:
+            packer = Packer(self.max_tokens, **limits)
+        else:
+            packer = CanvasPacker(self.max_tokens, divisor=self.pad_size_divisor, **limits)
+        return RowStream(self.sampler, packer, seed=seed)
 
     def _stream_at(self, epoch: int) -> RowStream:
         """The stream at the start of an epoch, from the nearest start known."""
@@ -220,7 +255,14 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
         self._skipped = num
 
 
-def _prepare(dataset: Any, max_tokens: int) -> None:
+def square_of(part: Any) -> Size:
+    """The (height, width) that a sample of unknown size counts with: a square of most tokens."""
+    planner = find_planner(part.pipeline.transforms)
+    side = math.ceil(math.sqrt(part.max_tokens)) * planner.patch_size
+    return side, side
+
+
+def _prepare(dataset: Any, max_tokens: int | None) -> None:
     """Refuse data whose samples may not fit a batch; read the sizes that annotations lack."""
     for part in planned_parts(dataset):
         most = part.max_tokens
@@ -229,7 +271,7 @@ def _prepare(dataset: Any, max_tokens: int) -> None:
                 f'the pipeline of {type(part).__name__} has no transform that plans tokens: put '
                 "dict(type='ResizeToTokenBudget', max_tokens=...) in the place of Resize"
             )
-        if most > max_tokens:
+        if max_tokens is not None and most > max_tokens:
             raise ValueError(
                 f'a sample of {type(part).__name__} may have {most} tokens, but a batch at most '
                 f'{max_tokens}: lower max_tokens in its pipeline, or raise that of '
