@@ -23,6 +23,7 @@ from .name_forms import composed
 from .picture_sizes import UNREADABLE, Measured, picture_size, scan, stated_sizes
 from .resize import Size, find_planner
 from .sample import BadSampleError, SampleIndex, SampleSeed, reason_of, seeded
+from .small_reads import read_small
 from .text_files import read_class_names
 from .wrappers import inner_datasets
 
@@ -80,6 +81,7 @@ class SeededSamples:
 
     def full_init(self) -> None:
         super().full_init()  # type: ignore[misc]
+        read_small(self.pipeline.transforms)  # type: ignore[attr-defined]
         if self._faults is None:
             self._faults = torch.full((len(self),), _GOOD, dtype=torch.uint8).share_memory_()  # type: ignore[arg-type]
 

@@ -13,7 +13,13 @@ from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
 from .resampling import DEFAULT_FILTER, check_filter
-from .resize import ResizeToTokenBudget, Size, check_annotated_size, token_budget_size
+from .resize import (
+    ResizeToTokenBudget,
+    Size,
+    check_annotated_size,
+    native_size,
+    token_budget_size,
+)
 from .sample import SampleSeed
 
 _PER_BOX = ('gt_bboxes_labels', 'gt_ignore_flags', 'gt_instances_ids')
@@ -63,6 +69,11 @@ class LargeScaleJitter(BaseTransform):
         self.allow_negative_crop = allow_negative_crop
         self.recompute_bbox = recompute_bbox
 
+    @property
+    def interpolation(self) -> str:
+        """The antialiased filter."""
+        return self._resize.interpolation
+
     def target_size(
         self,
         h: int,
@@ -74,6 +85,17 @@ class LargeScaleJitter(BaseTransform):
         """The size that a picture of `h` x `w` pixels ends with, for a transform and a sampler."""
         return self._sizes(h, w, sample_seed, token_cap)[1]
 
+    def scaled_size(
+        self,
+        h: int,
+        w: int,
+        *,
+        sample_seed: SampleSeed | None = None,
+        token_cap: int | None = None,
+    ) -> Size:
+        """The size that a picture of `h` x `w` pixels is scaled to, before it is cropped."""
+        return self._sizes(h, w, sample_seed, token_cap)[0]
+
     def num_tokens(self, h: int, w: int, *, sample_seed: SampleSeed | None = None) -> int:
         """The tokens that a picture of `h` x `w` pixels will have."""
         new_h, new_w = self.target_size(h, w, sample_seed=sample_seed)
@@ -82,7 +104,7 @@ class LargeScaleJitter(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         check_annotated_size(results)
         seed = results.get('sample_seed')
-        scaled, window = self._sizes(*results['img'].shape[:2], seed, results.get('token_cap'))
+        scaled, window = self._sizes(*native_size(results), seed, results.get('token_cap'))
         results = self._resize.resized(results, scaled)
         if window != scaled:
             rng = SampleSeed(*seed).generator('jitter crop')
@@ -148,7 +170,7 @@ class LargeScaleJitter(BaseTransform):
             f'{type(self).__name__}(max_tokens={self.max_tokens}, patch_size={self.patch_size}, '
             f'scale_range={self.scale_range}, allow_negative_crop={self.allow_negative_crop}, '
             f'recompute_bbox={self.recompute_bbox}, '
-            f'interpolation={self._resize.interpolation!r})'
+            f'interpolation={self.interpolation!r})'
         )
 
 

@@ -47,8 +47,13 @@ def stated_sizes(records: Iterable[Mapping[str, Any]], fields: Sequence[str]) ->
 def picture_size(file: str) -> Measured:
     """(height, width) as loading will show the picture, its EXIF orientation applied."""
     with Image.open(file) as picture:  # reads the header only
-        width, height = picture.size
-        turned = exif_orientation(picture) in _ON_ITS_SIDE
+        return shown_size(picture)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened image once its EXIF orientation is applied."""
+    width, height = image.size
+    turned = exif_orientation(image) in _ON_ITS_SIDE
     return (width, height) if turned else (height, width)
 
 

@@ -34,13 +34,22 @@ def check_filter(owner: str, interpolation: str) -> str:
     )
 
 
-def resize_image(image: np.ndarray, size: Size, interpolation: str = DEFAULT_FILTER) -> np.ndarray:
+def resize_image(
+    image: np.ndarray,
+    size: Size,
+    interpolation: str = DEFAULT_FILTER,
+    *,
+    extent: tuple[float, float] | None = None,
+) -> np.ndarray:
     """Resize an image [h, w] or [h, w, channels] to `size`, antialiased; the dtype stays.
 
     'area' averages the covered source pixels along an axis that shrinks and is cubic (a = -0.75)
     along one that grows. 'bilinear', 'bicubic' and 'lanczos' are Pillow's, to the bit. The image
     is uint8, uint16 or floating; float16 and float64 are computed in float32. Raise ValueError for
     another dtype, an empty image or an unknown filter.
+
+    `extent`, of 'area' where both axes shrink to a half or less, is the (height, width) of what is
+    resized, in pixels of the image, whose last row and column may stick out of it.
     """
     check_filter('resize_image', interpolation)
     if image.ndim not in (2, 3) or image.size == 0 or min(size) < 1:
@@ -49,6 +58,8 @@ def resize_image(image: np.ndarray, size: Size, interpolation: str = DEFAULT_FIL
             'pixels (height x width): it must be [h, w] or [h, w, channels], with at least one '
             'pixel before and after'
         )
+    if extent is not None:
+        return _resize_extent(image, size, extent)
     if image.shape[:2] == tuple(size):
         return image
     if image.dtype in _BACK_FROM_FLOAT32:
@@ -96,6 +107,13 @@ def _resize_area(image: np.ndarray, size: Size, _: str) -> np.ndarray:
         if image.shape[:2] != (h, w):
             image = cv2.resize(image, (w, h), interpolation=rule)
     return image
+
+
+def _resize_extent(image: np.ndarray, size: Size, extent: tuple[float, float]) -> np.ndarray:
+    """Average the areas that `extent` divides into; what sticks out is less than half of one."""
+    scale = [new / old for new, old in zip(size, extent, strict=True)]
+    resized = cv2.resize(image, None, fx=scale[1], fy=scale[0], interpolation=cv2.INTER_AREA)
+    return resized[: size[0], : size[1]].reshape(*size, *image.shape[2:])
 
 
 def _resize_pillow(image: np.ndarray, size: Size, interpolation: str) -> np.ndarray:

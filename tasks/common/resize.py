@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from mmcv import rescale_size
@@ -101,6 +101,23 @@ def _native_grid(h: int, w: int, patch_size: int, min_pixels: int, max_pixels: i
     return rows, columns
 
 
+REDUCTION = 'reduction'  # of results: set where the image was decoded smaller than it is
+
+
+class Reduction(NamedTuple):
+    """The size of an image in its file, and the divisor of both sides that it was decoded with."""
+
+    native_size: Size
+    factor: int
+
+
+def native_size(results: dict[str, Any]) -> Size:
+    """(height, width) of the image in its file, to which the annotations belong."""
+    reduction = results.get(REDUCTION)
+    size: Size = results['img'].shape[:2] if reduction is None else reduction.native_size
+    return size
+
+
 class SizePlanner(Protocol):
     """A transform that decides a sample's size, and can say beforehand how many tokens that is.
 
@@ -114,6 +131,11 @@ class SizePlanner(Protocol):
 
     def target_size(self, *size: Any, sample_seed: SampleSeed | None = None) -> Size:
         """The (height, width) that a sample of this size will be shown at."""
+
+    def scaled_size(
+        self, *size: Any, sample_seed: Any = None, token_cap: int | None = None
+    ) -> Size:
+        """The (height, width) that its image is resized to, which may be cropped after it."""
 
     def num_tokens(self, *size: Any, sample_seed: SampleSeed | None = None) -> int:
         """The tokens that it will have."""
@@ -217,10 +239,12 @@ class ResizeToTokenBudget(BaseTransform):
         new_h, new_w = self.target_size(h, w, sample_seed=sample_seed)
         return new_h * new_w // self.patch_size**2
 
+    scaled_size = target_size
+
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         check_annotated_size(results)
         size = self.target_size(
-            *results['img'].shape[:2],
+            *native_size(results),
             sample_seed=results.get('sample_seed'),
             token_cap=results.get('token_cap'),
         )
@@ -228,8 +252,10 @@ class ResizeToTokenBudget(BaseTransform):
 
     def resized(self, results: dict[str, Any], size: Size) -> dict[str, Any]:
         """The sample at `size`, with what belongs to it."""
-        (h, w), (new_h, new_w) = results['img'].shape[:2], size
-        results['img'] = resize_image(results['img'], size, self.interpolation)
+        (h, w), (new_h, new_w) = native_size(results), size
+        reduction = results.pop(REDUCTION, None)
+        extent = None if reduction is None else (h / reduction.factor, w / reduction.factor)
+        results['img'] = resize_image(results['img'], size, self.interpolation, extent=extent)
         results['img_shape'] = (new_h, new_w)
         results['scale'] = (new_w, new_h)
         results['scale_factor'] = (new_w / w, new_h / h)
