@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
@@ -24,6 +26,7 @@ KINDS = {
 }
 
 
+@cache
 def scene(h: int, w: int, seed: int = 0) -> Image.Image:
     """An image with detail at every scale, as a photo has it: less of it the finer it is."""
     rng = np.random.default_rng(seed)
@@ -47,7 +50,7 @@ def sample(file, planner, *, small: bool):
     transforms = [LoadImageFromFile(), planner]
     if small:
         read_small(transforms)
-    boxes = np.array([[3.5, 20, 700, 400], [0, 0, 1, 1]], dtype=np.float32)
+    boxes = np.array([[3.5, 20, 700, 40], [0, 0, 1, 1]], dtype=np.float32)
     results = {'img_path': str(file), 'sample_seed': SampleSeed(1, 2, 3), 'gt_bboxes': boxes}
     for transform in transforms:
         results = transform(results)
@@ -56,12 +59,12 @@ def sample(file, planner, *, small: bool):
 
 
 @pytest.mark.parametrize('planner', [
-    ResizeToTokenBudget(784),
-    ResizeToTokenBudget(50, random=dict(low_tokens=1)),
-    ResizeToTokenBudget(784, square=True),
-    LargeScaleJitter(300),
+    ResizeToTokenBudget(196),
+    ResizeToTokenBudget(12, random=dict(low_tokens=1)),
+    ResizeToTokenBudget(196, square=True),
+    LargeScaleJitter(75),
 ], ids=['one budget', 'random', 'squashed', 'jitter'])  # fmt: skip
-@pytest.mark.parametrize('size', [(1537, 2051), (1600, 2048)], ids=['odd', 'even'])
+@pytest.mark.parametrize('size', [(769, 1027), (768, 1024)], ids=['odd', 'even'])
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_sample_is_that_of_the_whole_image(tmp_path, kind, size, planner):
     file = tmp_path / 'a.jpg'
