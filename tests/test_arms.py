@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,18 @@ def test_change_of_the_config_since_its_training_is_told(folder):
     other = [*options, 'optim_wrapper.optimizer.lr=3e-3']
     run = Run(config=CONFIG, seed=5, out=folder / 'out', options=other)
     assert run.changes() == ['optim_wrapper.optimizer.lr']
+
+
+def test_what_training_fills_in_is_no_change(tmp_path):
+    config = ROOT / 'configs/detection/retinanet_navit-ti_20e_raccoon.py'
+    run = Run(config=config, seed=5, out=tmp_path)
+    assert 'position' not in run.cfg.model.backbone
+    run.folder.mkdir()
+    stored = deepcopy(run.cfg)
+    for position, changes in (('learned_1d', []), ('sinusoidal', ['model.backbone.position'])):
+        stored.model.backbone.position = position
+        stored.dump(run.folder / config.name)
+        assert run.changes() == changes
 
 
 def test_training_that_fails_is_told_with_its_last_line(tmp_path):

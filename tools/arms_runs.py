@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -26,6 +27,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from navit_backbone.tasks.common.pretrained import fill_left_out
 from navit_backbone.tools.command_line import add_config_arguments, read_config
 from navit_backbone.tools.measure import machine
 
@@ -148,11 +150,13 @@ class Run:
         return json.loads(file.read_text()) if file.exists() else {}
 
     def changes(self) -> list[str]:
-        """The keys of the config that differ from what was trained."""
+        """Return the keys of the config that differ from what was trained."""
         stored = self.folder / f'{self.config.stem}.py'
         if not stored.exists():
             return []
-        return list(differences([Config.fromfile(stored), self.cfg], TRAINING))
+        now = deepcopy(self.cfg)
+        fill_left_out(now.model)
+        return list(differences([Config.fromfile(stored), now], TRAINING))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,16 @@ def fill_from_file(model: MutableMapping[str, Any]) -> None:
     start = (backbone or {}).get('init_cfg') or {}
     file = start.get('checkpoint') if start.get('type') == 'Pretrained' else None
     if backbone is not None and file is not None and told_by(file):
+        fill_left_out(model)
+
+
+def fill_left_out(model: MutableMapping[str, Any]) -> None:
+    """Write into a model's config what its backbone is where it does not say: by file or default.
+
+    Training writes the same into the config of its work dir.
+    """
+    backbone = _backbone(model)
+    if backbone is not None:
         backbone.update(complete(backbone, pictures=backbone['type'] == NaViTBackbone.__name__))
 
 
