@@ -2,8 +2,8 @@
 
 8 frames of 2 s, at the clip's own shape, at most 784 tokens. The 120 clips lie in 5 folds, those of
 one scene in one fold (fight_folds.csv, whose scenes were found by eye among clips of like
-backgrounds); without more said fold 0 is held out. 9 minutes a fold on one CPU core under bfloat16,
-top1 68.3 % over all folds (2026-11-22).
+backgrounds); without more said fold 0 is held out. 11 minutes a fold on one busy CPU core under
+bfloat16, top1 69.2 % over all folds (2026-11-28).
 
 NAVIT_DATA is the folder that holds `fight/` and `weights/` (unset: ../shared/data).
 python tools/train.py configs/video/cls_navit-ti_10e_fight.py
