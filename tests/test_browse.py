@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import ConfigDict
@@ -159,6 +160,7 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+            dict(type='PhotoMetricDistortion'),
             dict(type='ResizeToTokenBudget', max_tokens=100, patch_size=14),
             dict(type='PackDetInputs'),
         ],
@@ -195,6 +197,15 @@ def test_browse_draws_the_first_samples_of_training(config, tmp_path):
         math.prod(token_budget_size(h, w, patch_size=14, max_tokens=100)) // 14**2 for w, h in sizes
     ]
     assert f'tokens a sample: {min(tokens)} to {max(tokens)}, mean' in done.stdout
+
+
+def test_fractions_are_rounded_and_kept_between_black_and_white():
+    structures = pytest.importorskip('mmdet.structures')
+    image = torch.tensor([-30.0, 0.4, 99.6, 255.4, 300.0]).repeat(3, 2, 1)
+    packed = dict(inputs=image, data_samples=structures.DetDataSample())
+    shown = tool.shown_of(packed, {}).image
+    assert shown.dtype == np.uint8
+    assert shown[1, :, 2].tolist() == [0, 0, 100, 255, 255]
 
 
 def test_the_first_batch_is_that_of_training_by_tokens_too():

@@ -198,7 +198,8 @@ def shown_of(packed: dict[str, Any], meta: Mapping[str, Any]) -> Shown:
         marks['palette'] = given if len(given) >= count else palette(count)
     image = packed['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # the loaders give BGR
     return Shown(
-        image=np.ascontiguousarray(image),
+        # changes of colour give fractions, and values beyond black and white
+        image=np.ascontiguousarray(image.round().clip(0, 255).astype(np.uint8)),
         name=Path(sample.get('img_path', 'sample')).name,
         native_size=sample.get('ori_shape'),
         **marks,
