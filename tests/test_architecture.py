@@ -18,6 +18,7 @@ LIBRARY = [
     'pooling',
     'vit',
     '',
+    'file_writing',
     'sealed',
     'weight_files',
     'families',

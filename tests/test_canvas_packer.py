@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from navit_backbone.canvas_packer import CanvasPacker
+from navit_backbone.tasks.common.canvas_packer import CanvasPacker
 
 PATCH = 16
 

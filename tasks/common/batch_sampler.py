@@ -18,10 +18,10 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from navit_backbone.canvas_packer import CanvasPacker
 from navit_backbone.packer import Packer
 
 from .balance import Row, balanced
+from .canvas_packer import CanvasPacker
 from .resize import Size, find_planner
 from .sample import SampleIndex
 from .sampling import SeededSampler

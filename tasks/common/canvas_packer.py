@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .packer import Key, Packer, Pool
-from .packing import Size
-
-Array = np.ndarray[Any, Any]
+from navit_backbone.packer import Key, Packer, Pool
+from navit_backbone.packing import Size
 
 
 class CanvasPacker(Pool[Key]):
@@ -80,7 +78,7 @@ class CanvasPacker(Pool[Key]):
         order = np.concatenate([[0], order[order != 0]])  # the oldest, then the largest first
         sides = -(-sizes[order] // self.divisor) * self.divisor
         canvases = _canvases(sides, least=sides[0])
-        fits: Array = np.all(sides <= canvases[:, None], axis=2)  # [canvases, examples]
+        fits: np.ndarray = np.all(sides <= canvases[:, None], axis=2)  # [canvases, examples]
         rows = _filled(fits, lengths[order], self.budget, self.max_examples)
         counts, tokens = rows.sum(axis=1), rows @ lengths[order]
         if self.budget is None:
@@ -112,17 +110,19 @@ class CanvasPacker(Pool[Key]):
         raise AssertionError('a full pool gives a row')
 
 
-def _canvases(sides: Array, least: Array) -> Array:
+def _canvases(sides: np.ndarray, least: np.ndarray) -> np.ndarray:
     """[canvases, 2]: every height beside every width of `sides` [N, 2], none below `least`."""
     heights, widths = (np.unique(sides[:, i][sides[:, i] >= least[i]]) for i in range(2))
     return np.stack(np.meshgrid(heights, widths, indexing='ij'), axis=-1).reshape(-1, 2)
 
 
-def _filled(fits: Array, lengths: Array, budget: int | None, max_examples: int) -> Array:
+def _filled(
+    fits: np.ndarray, lengths: np.ndarray, budget: int | None, max_examples: int
+) -> np.ndarray:
     """[canvases, examples] bool: of those that fit each canvas, in order, all that have room."""
     rows, left = np.zeros_like(fits), fits
-    room: Array = np.full(len(fits), np.iinfo(np.int64).max if budget is None else budget)
-    places: Array = np.full(len(fits), max_examples)
+    room: np.ndarray = np.full(len(fits), np.iinfo(np.int64).max if budget is None else budget)
+    places: np.ndarray = np.full(len(fits), max_examples)
     while True:
         # the longest run from the front that has room; behind it, what has room in spite of it
         open_ = left & (lengths <= room[:, None]) & (places > 0)[:, None]
