@@ -1,6 +1,7 @@
 """What every test may ask for: the folder of real data, and a CUDA device."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def _own_visualizer() -> None:
     """mmengine keeps one visualizer a process, whichever task made it first."""
     if 'mmengine.visualization' in sys.modules:
         sys.modules['mmengine.visualization'].Visualizer._instance_dict.clear()
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be tested where a shell ignores it: in jobs that it starts in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
