@@ -241,7 +241,7 @@ def test_nearest_neighbours_tell_bright_clips_from_dark(
         assert call(monkeypatch, knn, *arguments) is None
         told = json.loads(out.read_text())
         assert told['top1 of 1 neighbours'] == pytest.approx(80)
-    assert 'from 1 to that many' in call(monkeypatch, knn, CONFIG, '--k', 99, *options)
+    assert 'from 1 to 6' in call(monkeypatch, knn, CONFIG, '--k', 99, *options)
 
 
 WITHOUT = """

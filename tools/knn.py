@@ -70,7 +70,8 @@ def knn(args: argparse.Namespace) -> None:
     bank, labels = bank[read], labels[read]
     if max(wanted := args.k or neighbours_of(len(bank))) > len(bank):
         raise ValueError(
-            f'--k {max(wanted)}: the training set has {len(bank)} clips that can be read'
+            f'--k {max(wanted)}: the training set has {len(bank)} clips that can be read, give '
+            f'numbers from 1 to {len(bank)}'
         )
     queries, truth, known = vectors(model, cfg.test_dataloader, 'test set')
     figures: dict[str, Any] = {}
