@@ -356,6 +356,15 @@ def test_classes_may_be_the_path_of_a_list(monkeypatch):
         (1e-4, '0,0005', 'a=0,0005: the config has 0.0001, and numbers are written without commas'),
         (True, 'no', 'a=no: the config has True, and takes True or False'),
         (dict(img='x'), "{'img': 'y'}", 'a dict cannot be given. Fix: .* as a.img=...'),
+        (dict(b=1), 'dict(b=1,c=2)', r'a=dict\(b=1,c=2\): a dict cannot .* as a.b=...'),
+        (None, "dict(type='X', b=1)", 'a dict cannot be given. Fix: write it into a config'),
+        ([1], "[dict(type='X', b=1)]", 'a dict cannot be given. Fix: write it into a config'),
+        (1, '{b:1,c:2}', 'a dict cannot be given'),
+        (None, '[1,2', r'a=\[1,2: brackets are opened 1 times and closed 0 times'),
+        ((0.9, 1), '(0.9', 'brackets are opened 1 times and closed 0 times'),
+        ([1], '1,2]', r'closed 1 times.* Fix: write a list as a=\[1,2\]'),
+        ([1], '[1,2)', 'or by the other kind'),
+        (True, '1,0', 'a=.*: the config has True, and takes True or False'),
     ],
 )
 def test_values_of_another_kind_are_refused(held, typed, words):

@@ -229,7 +229,10 @@ def _typed(option: str, text: str, held: Any) -> Any:
         if bracketed and key not in _PATHS:
             return _split_texts(text[1:-1])
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] in ('"', "'") else text
+    _check_form(option, text, held)
     if isinstance(held, (int, float)) and ',' in text and not bracketed:
+        if isinstance(held, bool):
+            return text  # `_check_value` refuses it
         raise ValueError(
             f'--cfg-options {option}={text}: the config has {held}, and numbers are written '
             f'without commas, as 1000 or 0.5. Fix: for a list write {option}=[{text}]'
@@ -238,6 +241,23 @@ def _typed(option: str, text: str, held: Any) -> Any:
     # and commas it is none
     kept = re.sub(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])', lambda gap: gap[0].replace(' ', '\0'), text)
     return _with_spaces(DictAction._parse_iterable(kept))
+
+
+def _check_form(option: str, text: str, held: Any) -> None:
+    """Refuse a dict, and a list without one of its brackets: mmengine has no words for either."""
+    if text.lstrip('[( ').startswith(('{', 'dict(')):
+        fix = 'write it into a config'
+        if isinstance(held, dict):
+            fix = f'set each of its values, as {option}.{next(iter(held), "KEY")}=...'
+        raise ValueError(f'--cfg-options {option}={text}: a dict cannot be given. Fix: {fix}')
+    pairs = [(text.count(opening), text.count(closing)) for opening, closing in ('()', '[]')]
+    is_list = text.startswith(('[', '(')) or ',' in text
+    if is_list and any(opened != closed for opened, closed in pairs):
+        raise ValueError(
+            f'--cfg-options {option}={text}: brackets are opened {sum(p[0] for p in pairs)} times '
+            f'and closed {sum(p[1] for p in pairs)} times, or by the other kind. Fix: write a list '
+            f'as {option}=[1,2], in quotes where it has spaces'
+        )
 
 
 def _is_texts(held: Any) -> bool:
@@ -420,15 +440,10 @@ def _places(node: Any, before: str = '') -> Iterator[str]:
 
 
 def _check_value(option: str, old: Any, new: Any) -> None:
-    """Refuse a word where the config has a number, a switch or a dict."""
+    """Refuse a word where the config has a number or a switch."""
     if isinstance(old, bool) and isinstance(new, str):
         raise ValueError(
             f'--cfg-options {option}={new}: the config has {old}, and takes True or False'
-        )
-    if isinstance(old, dict) and isinstance(new, str) and new.startswith(('{', 'dict(')):
-        raise ValueError(
-            f'--cfg-options {option}={new}: a dict cannot be given. Fix: set each of its values, '
-            f'as {option}.{next(iter(old), "KEY")}=...'
         )
     if isinstance(old, bool) or not isinstance(old, (int, float)):
         return
