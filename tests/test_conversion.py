@@ -131,6 +131,13 @@ def test_ways_to_write_a_colour(line):
     assert conversion.read_colours([line], 'colours.txt') == ({(1, 20, 3): 0}, ['long grass 2'])
 
 
+def test_more_classes_than_a_label_map_holds_are_refused():
+    lines = [f'{number % 256} {number // 256} 0 class {number}' for number in range(256)]
+    assert conversion.read_colours(lines[:255], 'colours.txt')[0][254, 0, 0] == 254
+    with pytest.raises(ValueError, match=r'colours\.txt names 256 classes.*hold 255.*Fix'):
+        conversion.read_colours(lines, 'colours.txt')
+
+
 def test_a_stopped_conversion_goes_on(tmp_path):
     files = [tmp_path / f'{number}.png' for number in range(3)]
     for file in files:

@@ -77,4 +77,26 @@ def test_the_command_adds_a_column(tmp_path, monkeypatch, capsys):
     assert len({(row['scene'], row['fold']) for row in found}) == 10
     assert 'nothing is overwritten' in call(monkeypatch, prepare_data, *command)
     command[3] = 'camera'
-    assert 'columns label and camera' in call(monkeypatch, prepare_data, *command)
+    message = call(monkeypatch, prepare_data, *command)
+    assert 'no column camera' in message and 'file, label, scene' in message
+
+
+def test_empty_groups_are_groups_of_their_own():
+    folds = grouped_folds(['a', 'b'] * 6, ['', '', *'ccdd', *['', ''] * 3], 3)
+    assert folds[2] == folds[3] and folds[4] == folds[5]
+    assert Counter(folds) == {0: 4, 1: 4, 2: 4}  # 8 samples without a group fit in no fold
+
+
+def test_a_list_that_has_folds_or_no_rows_is_refused(tmp_path, monkeypatch):
+    file, out = tmp_path / 'list.csv', tmp_path / 'folds.csv'
+    for content, words in (
+        ('file,label,scene,fold\nx.mp4,a,1,0\ny.mp4,b,2,1\n', 'has a column fold already'),
+        ('file,label,scene\n', 'no rows under its header'),
+        ('', 'no column label and no column scene, it has none'),
+    ):
+        file.write_text(content)
+        message = call(
+            monkeypatch, prepare_data, 'folds', file, '--by', 'scene', '--folds', 2, '--out', out
+        )
+        assert str(file) in message and words in message
+        assert not out.exists()

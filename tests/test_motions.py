@@ -91,3 +91,10 @@ def test_prepare_data_writes_the_set_once(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, prepare_data, *command) is None
     assert 'holds this set already' in capsys.readouterr().out
     assert 'nothing is overwritten' in call(monkeypatch, prepare_data, *command, '--seed', 1)
+
+
+def test_clips_without_frames_are_refused(tmp_path, monkeypatch, capsys):
+    arguments = ['motions', '--out', tmp_path / 'set', '--frames', 0]
+    assert call(monkeypatch, prepare_data, *arguments) == 2
+    assert '--frames: 0 is not 1 or more' in capsys.readouterr().err
+    assert not (tmp_path / 'set').exists()

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pytest
+from commands import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.transforms import LoadImageFromFile
@@ -393,3 +394,14 @@ def test_a_folder_of_images_that_is_not_there_is_refused(tmp_path, monkeypatch):
     file = copied_set(tmp_path / 'set', count=2)
     with pytest.raises(ValueError, match='--images .*gone: there is no such folder'):
         run_split(monkeypatch, file, '--out', tmp_path / 'out', '--images', tmp_path / 'gone')
+
+
+def test_a_folder_of_too_few_images_to_split_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    split = ['split', folder, '--out', tmp_path / 'out']
+    assert f'{folder} has 0 images: two or more' in call(monkeypatch, tool, *split)
+    for number in range(2):
+        cv2.imwrite(str(folder / f'{number}.png'), np.full((4, 4, 3), 90 * number, np.uint8))
+    message = call(monkeypatch, tool, *split, '--val', 20)
+    assert '--val 20.0: the share held out must lie between 0 and 1' in message

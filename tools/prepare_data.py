@@ -34,6 +34,7 @@ import numpy as np
 from navit_backbone.file_writing import written_whole
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.common.text_files import Table, read_lines, refuse_other_names, write_new
+from navit_backbone.tasks.common.wording import counted
 from navit_backbone.tools.command_line import expanded_path, output_file, output_folder, run
 
 
@@ -88,10 +89,12 @@ def split_folder(args: argparse.Namespace) -> None:
 
     pictures = pictures_in(str(args.annotations))
     names = list(pictures)
-    if not 0 < args.val < 1 or len(names) < 2:
+    if len(names) < 2:
         raise ValueError(
-            f'--val {args.val} of {len(names)} pictures: a share between 0 and 1 of two or more'
+            f'{args.annotations} has {counted(len(names), "image")}: two or more can be split'
         )
+    if not 0 < args.val < 1:
+        raise ValueError(f'--val {args.val}: the share held out must lie between 0 and 1')
     files = list(map(str, pictures.values()))
     folder = args.annotations.absolute()
     groups = listed_groups(files, [folder, folder.parent, args.out])
@@ -190,12 +193,26 @@ def motions(args: argparse.Namespace) -> None:
 
 
 def folds(args: argparse.Namespace) -> None:
-    """A column `fold` for a list of clips: the rows of one group, by a column, in one fold."""
+    """A column `fold` for a list of clips: the rows of one group, by a column, in one fold.
+
+    A row whose group is empty is a group of its own.
+    """
     from navit_backbone.tasks.common.folds import grouped_folds
 
-    rows = [row for _, row in Table(args.list)]
-    if not rows or not {'label', args.by} <= set(rows[0]):
-        raise ValueError(f'{args.list}: needs rows, and the columns label and {args.by}')
+    table = Table(args.list)
+    if missing := [name for name in dict.fromkeys(['label', args.by]) if name not in table.columns]:
+        raise ValueError(
+            f'{args.list}: has no column {" and no column ".join(missing)}, it has '
+            f'{", ".join(table.columns) or "none"}: a list needs label and the column of --by'
+        )
+    if 'fold' in table.columns:
+        raise ValueError(
+            f'{args.list}: has a column fold already. Fix: rename or remove it, or give the list '
+            'without folds'
+        )
+    rows = [row for _, row in table]
+    if not rows:
+        raise ValueError(f'{args.list}: has no rows under its header: list the clips there')
     found = grouped_folds([r['label'] for r in rows], [r[args.by] for r in rows], args.folds)
     if args.out.exists():
         raise ValueError(f'{args.out} is there already, and nothing is overwritten: set another')
@@ -203,9 +220,9 @@ def folds(args: argparse.Namespace) -> None:
         written_whole(args.out) as aside,
         aside.open('w', newline='', encoding='utf-8') as content,
     ):
-        table = csv.DictWriter(content, [*rows[0], 'fold'], lineterminator='\n')
-        table.writeheader()
-        table.writerows({**row, 'fold': fold} for row, fold in zip(rows, found, strict=True))
+        writer = csv.DictWriter(content, [*rows[0], 'fold'], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows({**row, 'fold': fold} for row, fold in zip(rows, found, strict=True))
     for fold in range(args.folds):
         counts = Counter(r['label'] for r, f in zip(rows, found, strict=True) if f == fold)
         print(f'fold {fold}: ' + ', '.join(f'{counts[name]} {name}' for name in sorted(counts)))
@@ -291,7 +308,7 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--seed', type=_count, default=0, help='another set for each (0)')
     command.add_argument('--train', type=_count, default=320, help='clips to train on (320)')
     command.add_argument('--val', type=_count, default=80, help='clips held out (80)')
-    command.add_argument('--frames', type=_count, default=16, help='of a clip (16)')
+    command.add_argument('--frames', type=_positive, default=16, help='of a clip (16)')
     command.set_defaults(run=motions)
     command = commands.add_parser('folds', help='folds of a list', description=folds.__doc__)
     command.add_argument('list', type=expanded_path, metavar='LIST.csv')

@@ -56,13 +56,15 @@ def grouped_folds(labels: Sequence[str], groups: Sequence[str], num_folds: int) 
     """The fold of each sample: those of one group in one fold, classes spread as evenly as can be.
 
     The largest groups come first, each into the fold where it leaves the classes most even; so the
-    same lists always give the same folds.
+    same lists always give the same folds. A sample whose group is '' is a group of its own.
     """
-    members: dict[str, list[int]] = {}
+    members: dict[tuple[str, int], list[int]] = {}
     for number, group in enumerate(groups):
-        members.setdefault(group, []).append(number)
+        members.setdefault((group, 0 if group else number), []).append(number)
     if not 2 <= num_folds <= len(members):
-        raise ValueError(f'{num_folds} folds of {len(members)} groups: from 2 to that many')
+        raise ValueError(
+            f'{num_folds} folds of {len(members)} groups: give from 2 folds to as many as groups'
+        )
     names = sorted(set(labels))
     counts = np.zeros((num_folds, len(names) + 1))
     fold_of = [0] * len(labels)

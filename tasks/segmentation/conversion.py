@@ -176,8 +176,8 @@ def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], 
     `ignored` is 255.
 
     Raises:
-        ValueError: a line has another form, or its colour has a line already; names `source` and
-            the lines.
+        ValueError: a line has another form, or its colour has a line already, or there are more
+            than 255 classes; names `source` and the lines.
     """
     colours: dict[Colour, int] = {}
     numbers: dict[Colour, int] = {}  # of the lines
@@ -200,6 +200,12 @@ def read_colours(lines: Sequence[str], source: str) -> tuple[dict[Colour, int], 
         colours[colour] = names.index(name)
     if not names:
         raise ValueError(f'{source} names no class: write R G B NAME, one a line')
+    if len(names) > IGNORED:
+        raise ValueError(
+            f'{source} names {len(names)} classes: label maps hold {IGNORED}, numbered from 0, and '
+            f'{IGNORED} is the ignored label. Fix: give several colours one name, or the name '
+            'ignored'
+        )
     return colours, names
 
 
