@@ -9,6 +9,7 @@ import sys
 import time
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from commands import NO_WORKERS, call
 from mmengine.config import Config
 from PIL import Image
 
+from navit_backbone.tasks.common.paired import Interval
 from navit_backbone.tasks.common.sample_set import write_sample_set
 from navit_backbone.tasks.common.sheet import sheet
 from navit_backbone.tools import arms, test, train
-from navit_backbone.tools.arms_report import table
+from navit_backbone.tools.arms_report import not_ahead, table
 from navit_backbone.tools.arms_runs import Run, differences, seconds_left
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,12 +202,47 @@ def test_training_that_fails_is_told_with_its_last_line(tmp_path):
         ([CONFIG, 'b.py', '--seeds', '1', '1'], '--seeds must differ'),
         ([CONFIG, 'b.py', '--eval-batches', '0'], 'start from 1'),
         ([CONFIG, 'b.py', '--resamples', '0'], 'start from 1'),
+        ([CONFIG, 'b.py', '--seeds', '-1'], '--seeds -1 and --show-worst 0 start from 0'),
+        ([CONFIG, 'b.py', '--show-worst', '-2'], '--show-worst -2 start from 0'),
+        ([CONFIG, 'b.py', '--folds', '-1'], '--folds -1: give two folds or more'),
+        ([CONFIG, 'b.py', '--folds', '1'], '--folds 1: give two folds or more'),
         ([CONFIG, 'nowhere.py'], 'no config at nowhere.py'),
     ],
 )
 def test_what_cannot_be_compared_is_refused(arguments, told, monkeypatch, tmp_path):
     assert told in call(monkeypatch, arms, *arguments, '--out', tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_folds_of_a_task_without_them_are_refused(folder, monkeypatch):
+    told = call(monkeypatch, arms, *command(folder, '--folds', '2'))
+    assert f'--folds 2: {CONFIG} is of detection' in told and 'Fix' in told
+
+
+def test_damaged_evaluation_is_named(tmp_path):
+    run = Run(config=CONFIG, seed=0, out=tmp_path)
+    run.evaluation(4).parent.mkdir(parents=True)
+    run.evaluation(4).write_text('{"predictions": [')
+    with pytest.raises(ValueError, match=r'batch_4\.json is not JSON.*Fix: remove it'):
+        run.evaluated(4)
+
+
+def test_too_few_examples_are_not_said_to_be_ahead():
+    nan = float('nan')
+    few, ahead, behind, nothing = (
+        Interval(estimate=estimate, low=low, high=high)
+        for estimate, low, high in ((3, nan, nan), (3, 1, 4), (-3, -4, -1), (nan, nan, nan))
+    )
+    parts = [
+        SimpleNamespace(name=name, content='photos: 9', ahead=[[gain]])
+        for name, gain in (('all', few), ('wide', ahead), ('tall', behind), ('none', nothing))
+    ]
+    results = SimpleNamespace(names=['one', 'two'], figures=['AP'], form='.1f', compared=parts)
+    assert not_ahead(results).splitlines() == [
+        '- all (photos: 9): not told apart from two, AP +3.0 (too few)',
+        '- tall (photos: 9): behind two, AP -3.0 [-4.0, -1.0]',
+        '- none (photos: 9): not told apart from two, AP -',
+    ]
 
 
 def test_arms_of_two_tasks_are_refused(monkeypatch, tmp_path):

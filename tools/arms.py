@@ -105,6 +105,13 @@ def check(args: argparse.Namespace) -> list[str]:
         raise ValueError(
             f'--eval-batches {args.eval_batches} and --resamples {args.resamples} start from 1'
         )
+    if min(args.seeds) < 0 or args.show_worst < 0:
+        raise ValueError(
+            f'--seeds {" ".join(map(str, args.seeds))} and --show-worst {args.show_worst} start '
+            'from 0'
+        )
+    if args.folds < 0 or args.folds == 1:
+        raise ValueError(f'--folds {args.folds}: give two folds or more, or leave it out')
     return names
 
 

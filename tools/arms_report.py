@@ -118,7 +118,7 @@ def not_ahead(results: Results) -> str:
         for item in results.compared:
             named = list(zip(results.figures, item.ahead[number], strict=True))
             for figure, gain in named if item is results.compared[0] else named[:1]:
-                if gain.low <= 0:
+                if not gain.low > 0:  # nor where too few examples give no interval
                     verdict = 'behind' if gain.high < 0 else 'not told apart from'
                     what = f'{figure} {gain:+{results.form}}'
                     lines.append(f'- {item.name} ({item.content}): {verdict} {other}, {what}')

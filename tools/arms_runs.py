@@ -28,6 +28,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from navit_backbone.tasks.common.pretrained import fill_left_out
+from navit_backbone.tasks.common.text_files import read_json
 from navit_backbone.tools.command_line import add_config_arguments, read_config
 from navit_backbone.tools.measure import machine
 
@@ -130,7 +131,11 @@ class Run:
 
     def evaluated(self, batch_size: int) -> dict[str, Any]:
         """What `evaluate` wrote."""
-        content: dict[str, Any] = json.loads(self.evaluation(batch_size).read_text())
+        file = self.evaluation(batch_size)
+        try:
+            content: dict[str, Any] = read_json(file)
+        except ValueError as error:
+            raise ValueError(f'{error}. Fix: remove it, it is made anew') from error
         return content
 
     @property
@@ -212,7 +217,11 @@ class FoldedRun:
 def in_folds(run: Run, count: int, task: ModuleType) -> FoldedRun:
     """The run with each of `count` folds held out in turn."""
     if not hasattr(task, 'fold_options'):
-        raise ValueError(f'--folds {count}: {task.__name__} knows no folds')
+        name = task.__name__.split('.')[-2]
+        raise ValueError(
+            f'--folds {count}: {run.config} is of {name}, and folds are for lists of clips. Fix: '
+            'leave out --folds'
+        )
     return FoldedRun(
         singles=[
             replace(run, fold=fold, options=[*run.options, *task.fold_options(fold)])
