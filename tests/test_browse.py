@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from navit_backbone.tasks.common import pictures
@@ -197,6 +198,54 @@ def test_browse_draws_the_first_samples_of_training(config, tmp_path):
         math.prod(token_budget_size(h, w, patch_size=14, max_tokens=100)) // 14**2 for w, h in sizes
     ]
     assert f'tokens a sample: {min(tokens)} to {max(tokens)}, mean' in done.stdout
+
+
+@pytest.mark.parametrize('masks', [False, True])
+def test_truth_that_evaluation_keeps_at_its_size_is_resized_with_the_image(config, masks):
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeToTokenBudget', max_tokens=16, patch_size=14),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
+        dict(type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape')),
+    ]
+    init_default_scope('mmdet')
+    cfg = Config.fromfile(config)
+    cfg.train_dataloader.dataset.update(pipeline=pipeline, test_mode=True)
+    dataset = tool.build_dataset(cfg, cfg.train_dataloader)
+    shown = tool.shown_of(dataset[0], dataset.metainfo)
+    (height, width), (h, w) = shown.native_size, shown.image.shape[:2]
+    native = np.array([item['bbox'] for item in dataset.get_data_info(0)['instances']])
+    assert h < height and w < width
+    np.testing.assert_allclose(shown.boxes, native * ([w / width, h / height] * 2), rtol=1e-4)
+    assert not masks or shown.masks.shape[1:] == (h, w)
+
+
+def test_label_maps_that_evaluation_keeps_at_their_size_are_resized_with_the_image(tmp_path):
+    segmentation_data = pytest.importorskip('navit_backbone.tasks.segmentation.data')
+    init_default_scope('mmseg')
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+    labels = np.zeros((80, 120), np.uint8)
+    labels[:, 60:] = 1
+    Image.fromarray(labels).save(tmp_path / 'masks/a.png')
+    Image.fromarray(labels * 200).convert('RGB').save(tmp_path / 'images/a.png')
+    dataset = segmentation_data.NaViTSegDataset(
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=['left', 'right']),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='ResizeToTokenBudget', max_tokens=6, patch_size=16),
+            dict(type='LoadSegMap'),
+            dict(type='PackSegInputs'),
+        ],
+        test_mode=True,
+    )
+    tool.load_truth_first(dataset.pipeline.transforms)
+    shown = tool.shown_of(dataset[0], dataset.metainfo)
+    assert shown.regions.shape == shown.image.shape[:2] == (32, 48)
+    assert (shown.regions == (np.arange(48) >= 24)).all()
+    sample_picture(shown, 16)
 
 
 def test_fractions_are_rounded_and_kept_between_black_and_white():

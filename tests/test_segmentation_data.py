@@ -282,6 +282,7 @@ def test_colours(folder):
         (lambda f: (f / 'classes.txt').unlink(), r'no class names at .*classes\.txt'),
         (lambda f: (f / 'classes.txt').write_text('a\na\nb'), 'class names a stand there twice'),
         (lambda f: write_png(f, 1), r'1\.jpg and .*1\.png have one name'),
+        (lambda f: (f / 'list.txt').write_text('\n'), r'list\.txt lists no pictures: write'),
         (lambda f: (f / 'list.txt').write_text('0\n7\n'), r'list\.txt: 1 of its 2 .* 7;'),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.structures import BaseDataElement
@@ -157,9 +158,24 @@ def load_config(args: argparse.Namespace) -> Config:
 def build_dataset(config: Config, loader: ConfigDict) -> Any:
     """The data set as the runner would build it."""
     try:
-        return DATASETS.build(loader.dataset)
+        dataset = DATASETS.build(loader.dataset)
     except (KeyError, TypeError) as error:  # an unknown type or argument in the config
         raise ValueError(f'the data set of {config.filename} cannot be built: {error}') from error
+    if hasattr(dataset, 'pipeline'):
+        load_truth_first(dataset.pipeline.transforms)
+    return dataset
+
+
+def load_truth_first(transforms: list[Any]) -> None:
+    """Move the loading of boxes and label maps to directly behind that of the image.
+
+    Pipelines of evaluation load them behind the resizing, at the native size; drawn on the resized
+    image, they must be resized with it.
+    """
+    kinds = (LoadImageFromFile, LoadAnnotations)
+    transforms.sort(
+        key=lambda item: next((n for n, kind in enumerate(kinds) if isinstance(item, kind)), 2)
+    )
 
 
 def patch_size_of(config: Config, dataset: Any) -> int:

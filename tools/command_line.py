@@ -67,6 +67,7 @@ _LEAST = {
     'max_iters': 1,
     'val_interval': 1,
     'lr': 0,
+    'seed': 0,
 }
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation'}  # by the default_scope of their configs

@@ -240,6 +240,11 @@ class CheckedSegSamples(SeededSamples):
     def _check_pairs(self, found: Sequence[dict[str, Any]]) -> None:
         pictures = self.data_prefix.get('img_path') or ''  # type: ignore[attr-defined]
         maps = self.data_prefix.get('seg_map_path') or None  # type: ignore[attr-defined]
+        if not found and self.ann_file and Path(self.ann_file).is_file():  # type: ignore[attr-defined]
+            raise ValueError(
+                f'{self.ann_file} lists no pictures: write the name of one a line, or set '  # type: ignore[attr-defined]
+                "ann_file to '' for all pictures of the folder"
+            )
         if not found:
             raise ValueError(
                 f'no pictures in {pictures}: looked for '
