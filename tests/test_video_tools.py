@@ -263,8 +263,10 @@ def test_everything_without_mmdet_mmseg_and_compiled_operators(trained, options,
             [CONFIG, checkpoint, clips / 'val1.mp4', '--out-dir', tmp_path / 'out', *options],
         ),
         ('check_videos', [clips, '--workers', 1]),
+        ('doctor', [CONFIG, *options]),
     ):
         command = [sys.executable, '-c', WITHOUT.format(tool=tool), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        expected = 1 if tool == 'check_videos' else 0  # there are broken clips
+        expected = 1 if tool in ('check_videos', 'doctor') else 0  # there are broken clips
         assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-2000:]
+    assert 'million parameters' in done.stdout, 'the doctor comes as far as the model'

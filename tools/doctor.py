@@ -249,8 +249,6 @@ def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]
         read_config,
         task_of,
     )
-    from navit_backbone.tools.doctor_config import examine_config
-    from navit_backbone.tools.doctor_model import examine_model
 
     parser = argparse.ArgumentParser(prog='doctor.py')
     add_config_arguments(parser)  # not at the top: it needs what may be missing
@@ -265,6 +263,9 @@ def config_findings(path: Path, assignments: Sequence[str]) -> Iterator[Finding]
 
         yield from examine_clips(cfg)
         return
+    from navit_backbone.tools.doctor_config import examine_config
+    from navit_backbone.tools.doctor_model import examine_model
+
     data = yield from examine_config(cfg)
     yield from examine_model(cfg, data)
 

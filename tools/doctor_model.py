@@ -28,17 +28,20 @@ from navit_backbone.tools.doctor_heads import (
     check_strides,
     said,
 )
-from navit_backbone.tools.doctor_segmentation import (
-    check_decode_heads,
-    check_ignored_labels,
-    check_label_maps,
-)
 
 PREPROCESSORS = {'mmdet': 'NaViTDetDataPreprocessor', 'mmseg': 'NaViTSegDataPreprocessor'}
 
 
 def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]:
     """Build the model and look at what it does; `datasets` are those that could be read."""
+    segments = cfg.default_scope == 'mmseg'
+    if segments:  # clips need no mmseg, nor the operators that it imports
+        from navit_backbone.tools.doctor_segmentation import (
+            check_decode_heads,
+            check_ignored_labels,
+            check_label_maps,
+        )
+
     try:
         model = MODELS.build(shallow(cfg.model)).eval()
     except MISTAKES as error:
@@ -52,7 +55,7 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
         yield from check_divisor(model, maps)
         if isinstance(model.backbone, NaViTBackbone):  # the stride of others has no name
             yield from check_in_stride(model)
-        if cfg.default_scope == 'mmseg':
+        if segments:
             yield from check_decode_heads(model, cfg, maps)
         else:
             yield from check_strides(model, cfg, maps)
@@ -60,7 +63,7 @@ def examine_model(cfg: Config, datasets: Mapping[str, Any]) -> Iterator[Finding]
     for dataset in list(datasets.values())[:1]:  # all have the same classes
         yield from check_classes(model, cfg, len(dataset.metainfo['classes']))
     yield from check_positions(model, datasets)
-    if cfg.default_scope == 'mmseg':
+    if segments:
         yield from check_ignored_labels(model, cfg, datasets)
         yield from check_label_maps(datasets)
 
