@@ -174,6 +174,15 @@ def test_intervals_of_copies_are_those_of_their_originals():
         assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
 
 
+def test_a_wrong_table_of_groups_is_told_before_the_work(weights_file, pictures, monkeypatch):
+    check = Check.of(pictures, tokens='4', classes=CLASSES)
+    monkeypatch.setattr(Classifier, 'answers', lambda *_: pytest.fail('classified'))
+    (pictures / 'groups.csv').write_text('file,litter\nx.jpg,1\n')
+    with pytest.raises(ValueError, match=r"groups\.csv: the columns \['group'\] are missing"):
+        check.records(Classifier.of(weights_file))
+    (pictures / 'groups.csv').unlink()
+
+
 def test_groups_of_a_folder_are_read(weights_file, pictures):
     files = sorted(pictures.rglob('dogs/*.png'))
     names = [file.relative_to(pictures) for file in files]

@@ -1,14 +1,19 @@
 """Nearest neighbours against loops in plain Python."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from commands import NO_WORKERS, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from navit_backbone.tasks.common.knn import knn_scores
+from navit_backbone.tools import knn
 from navit_backbone.tools.knn import neighbours_of
+
+CONFIG = Path(__file__).parents[1] / 'configs/video/cls_navit-ti_20e_list.py'
 
 
 @settings(deadline=None)
@@ -38,3 +43,26 @@ def test_more_neighbours_than_examples_are_refused():
 @pytest.mark.parametrize(('clips', 'measured'), [(3, [3]), (12, [5, 10]), (20, [5, 10, 20])])
 def test_no_more_neighbours_than_clips_are_measured(clips, measured):
     assert neighbours_of(clips) == measured
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'told'),
+    [
+        ('--temperature', 'nan', '--temperature nan above 0'),
+        ('--temperature', 'inf', '--temperature inf above 0'),
+        ('--device', 'gpu7', "'gpu7' cannot be used here"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(monkeypatch, capsys, option, value, told):
+    assert call(monkeypatch, knn, 'config.py', option, value) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_training_set_of_broken_clips_is_named(tmp_path, monkeypatch):
+    for name in ('one', 'two'):
+        (tmp_path / f'{name}.mp4').write_bytes(name.encode())
+    (tmp_path / 'train.txt').write_text('one.mp4 a\ntwo.mp4 b\n')
+    (tmp_path / 'val.txt').write_text('one.mp4 a\ntwo.mp4 b\n')
+    options = [f'data_root={tmp_path}', 'model.backbone.init_cfg=None', *NO_WORKERS]
+    told = call(monkeypatch, knn, CONFIG, '--cfg-options', *options)
+    assert 'none of the 2 clips of the training set can be read' in told

@@ -152,6 +152,7 @@ class Check:
     def records(self, classifier: Classifier) -> Records:
         """All figures of all pictures; those that cannot be read are named and left out."""
         classifier.check_classes(self.classes)
+        groups = GroupFile(self.folder)  # a wrong table is told before the work
         faults: list[str] = []
         read: list[tuple[Path, float]] = []  # file and aspect of each picture
         found, tokens = [], []
@@ -161,7 +162,6 @@ class Check:
         if not read:
             raise ValueError(f'none of {len(self.pictures)} pictures can be read: {few(faults)}')
         shape = (len(read), len(self.budgets), len(self.ways))
-        groups = GroupFile(self.folder)
         return Records(
             budgets=self.budgets,
             found=np.concatenate(found).reshape(*shape, -1).transpose(2, 1, 0, 3),

@@ -16,7 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -325,6 +327,18 @@ def _fit_workers(cfg: Config) -> None:
         if key.endswith('_dataloader') and isinstance(loader, dict):
             for option in _OF_WORKERS if not loader.get('num_workers') else ():
                 loader.pop(option, None)
+
+
+def usable_device(text: str) -> str:
+    """Return a device that a command line names; refuse one that is not here."""
+    try:
+        torch.empty(1, device=text)
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(
+            f'{text!r} cannot be used here ({told}): leave it out for {get_device()}'
+        ) from error
+    return text
 
 
 def read_config(path: Path, options: Mapping[str, Any]) -> Config:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -35,6 +36,7 @@ from navit_backbone.tools.command_line import (
     read_config,
     run,
     task_of,
+    usable_device,
     without_pretraining,
 )
 
@@ -50,10 +52,10 @@ def parse_args() -> argparse.Namespace:
         '--k', type=int, nargs='+', help='(5 10 20, up to the clips of the training set)'
     )
     parser.add_argument('--temperature', type=float, default=0.07, help='(%(default)s)')
-    parser.add_argument('--device', default=get_device(), help='(%(default)s)')
+    parser.add_argument('--device', type=usable_device, default=get_device(), help='(%(default)s)')
     parser.add_argument('--out', type=output_file, help='the figures as JSON')
     args = parser.parse_args()
-    if min(args.k or [1]) < 1 or args.temperature <= 0:
+    if min(args.k or [1]) < 1 or not 0 < args.temperature < math.inf:
         parser.error(f'--k {args.k} from 1 and --temperature {args.temperature} above 0')
     return args
 
@@ -68,6 +70,10 @@ def knn(args: argparse.Namespace) -> None:
     model = model_of(cfg, args)
     bank, labels, read = vectors(model, bank_loader(cfg), 'training set')
     bank, labels = bank[read], labels[read]
+    if not len(bank):
+        raise ValueError(
+            f'none of the {len(read)} clips of the training set can be read, the log names them'
+        )
     if max(wanted := args.k or neighbours_of(len(bank))) > len(bank):
         raise ValueError(
             f'--k {max(wanted)}: the training set has {len(bank)} clips that can be read, give '

@@ -41,7 +41,6 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from rich.progress import track
@@ -64,6 +63,7 @@ from navit_backbone.tools.command_line import (
     require_parts,
     run,
     task_of,
+    usable_device,
 )
 from navit_backbone.tools.predict_output import label_map_of, tools_for
 from navit_backbone.tools.predict_results import Results
@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=_score, default=0.3, help='draw objects from this score, 0 to 1 (0.3)'
     )
-    parser.add_argument('--device', type=_device, default=get_device(), help='(%(default)s)')
+    parser.add_argument('--device', type=usable_device, default=get_device(), help='(%(default)s)')
     args = parser.parse_args()
     args.checkpoint = args.config if is_published(args.config) else Path(args.inputs.pop(0))
     if not args.inputs:
@@ -111,17 +111,6 @@ def _score(text: str) -> float:
     if not 0 <= score <= 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a score: give a number from 0 to 1')
     return score
-
-
-def _device(text: str) -> str:
-    try:
-        torch.empty(1, device=text)
-    except (RuntimeError, AssertionError) as error:
-        told = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(
-            f'{text!r} cannot be used here ({told}): leave it out for {get_device()}'
-        ) from error
-    return text
 
 
 def predict(args: argparse.Namespace) -> int:
