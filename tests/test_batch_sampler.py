@@ -494,12 +494,17 @@ def test_an_unreadable_picture_counts_as_the_largest(folder, tmp_path, monkeypat
         (ResizeToTokenBudget(20), dict(steps_per_epoch=0), 'steps_per_epoch=0'),
         (ResizeToTokenBudget(20), dict(batch_size=0), 'batch_size=0 must be at least 1'),
         (ResizeToTokenBudget(20), dict(pool_size=0), 'pool_size=0 must be at least 1'),
+        (ResizeToTokenBudget(20), dict(batch_size=2.5), 'batch_size=2.5 must be a whole number'),
+        (ResizeToTokenBudget(20), dict(pool_size='5'), "pool_size='5' must be a whole number"),
+        (ResizeToTokenBudget(20), dict(pad_size_divisor=[32]), r'divisor=\[32\] must be a whole'),
+        (ResizeToTokenBudget(20), dict(max_tokens=128.0), 'max_tokens=128.0 must be a whole'),
+        (ResizeToTokenBudget(20), dict(max_tokens=10**12), 'max_tokens=1000000000000 is above'),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_start(folder, planned, options, words):
     dataset = Sheets(folder, [LoadImageFromFile(), *([planned] if planned else [])])
     with pytest.raises(ValueError, match=words):
-        sampler_of(dataset, max_tokens=70, **options)
+        sampler_of(dataset, **{'max_tokens': 70, **options})
 
 
 def test_other_samplers_and_data_sets_are_refused_by_name(folder):

@@ -274,6 +274,11 @@ def test_draws_are_a_function_of_the_seed():
     ('options', 'message'),
     [
         (dict(max_tokens=0), 'max_tokens=0 must be at least 1'),
+        (dict(max_tokens=63.5), 'max_tokens=63.5 must be a whole number'),
+        (dict(max_tokens=None), 'max_tokens=None must be a whole number'),
+        (dict(drop=0.5), r'drop takes dict\(rate=0.5\).*got 0.5'),
+        (dict(drop=dict(rate='0.5')), "rate='0.5' must be a number"),
+        (dict(drop=dict(mean=[0.1], max_rate=1)), r'mean=\[0.1\] must be a number'),
         (dict(min_cells=9, max_cells=3), 'max_cells=3 is below min_cells=9'),
         (dict(max_tokens=8, min_cells=9), 'one frame of min_cells=9 has 9 tokens'),
         (dict(crops=2), 'crops=2; 1 is the whole frame, or 3'),

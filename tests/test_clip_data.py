@@ -186,6 +186,15 @@ def test_rows_that_no_choice_leaves_are_told_with_what_there_is(videos):
         dataset(videos, listed, where=dict(split='trian'))
 
 
+def test_clips_in_no_folder_of_a_class_are_named_with_the_way_out(tmp_path):
+    (tmp_path / 'clips').mkdir()
+    (tmp_path / 'clips' / '1.mp4').touch()
+    with pytest.raises(
+        ValueError, match=r'clips: no folder of a class in it, but 1\.mp4. Fix: .*S'
+    ):
+        dataset(tmp_path)
+
+
 def test_missing_folders_and_lists_are_named_with_the_way_out(videos):
     with pytest.raises(ValueError, match=r'no folder of clips at .*/none: set data_root'):
         dataset(videos, data_prefix=dict(clips='none'))

@@ -113,6 +113,15 @@ def test_several_classes_at_once():
     assert torch.allclose(scores.double(), logits[0].sigmoid(), atol=1e-6)
 
 
+def test_one_class_is_for_a_sigmoid_only():
+    fields = dict(type='NaViTClipHead', num_classes=1, in_channels=8)
+    with pytest.raises(
+        ValueError, match='softmax over num_classes=1 .* model.head.multi_label=True'
+    ):
+        MODELS.build(fields)
+    assert MODELS.build(dict(fields, multi_label=True)).fc.out_features == 1
+
+
 def test_a_sigmoid_starts_far_below_zero():
     """At the start each class has the score sigmoid(-10), whatever the clip."""
     head = MODELS.build(

@@ -22,11 +22,13 @@ from navit_backbone.packer import Packer
 
 from .balance import Row, balanced
 from .canvas_packer import CanvasPacker
+from .counts import require_count
 from .resize import Size, find_planner
 from .sample import SampleIndex
 from .sampling import SeededSampler
 from .wrappers import locate, planned_parts
 
+_MOST_TOKENS = 2**24  # of a batch: the packer keeps a bit for each token and place in a row
 _SURVEYED = 4096  # examples that the mean of a batch is taken from: 0.2 s, and 1 or 2 % exact
 
 
@@ -132,16 +134,22 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
                 f"TokenBudgetBatchSampler needs sampler=dict(type='SeededSampler'), whose seeds "
                 f'decide the sizes, not {type(sampler).__name__}'
             )
+        require_count('batch_size', batch_size)
         at_least_1 = {
-            'batch_size': batch_size,
             'max_tokens': max_tokens,
             'pad_size_divisor': pad_size_divisor,
             'steps_per_epoch': steps_per_epoch,
             'pool_size': pool_size,
         }
         for name, value in at_least_1.items():
-            if value is not None and value < 1:
-                raise ValueError(f'{name}={value} must be at least 1')
+            if value is not None:
+                require_count(name, value)
+        if max_tokens is not None and max_tokens > _MOST_TOKENS:
+            raise ValueError(
+                f'max_tokens={max_tokens} is above {_MOST_TOKENS}, more than a batch ever has. '
+                'Fix: set batch_size times max_tokens of the pipeline, with which batch_size '
+                'alone limits a batch'
+            )
         if max_tokens is None and pad_size_divisor is None:
             raise ValueError(
                 'TokenBudgetBatchSampler needs max_tokens, the tokens of a batch, or '

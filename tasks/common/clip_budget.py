@@ -13,6 +13,7 @@ from mmengine.registry import TRANSFORMS
 from navit_backbone.packing import PatchShape
 from navit_backbone.vit import patch_shapes
 
+from .counts import require_count
 from .dataset import file_of
 from .frame_sampling import FrameSampling
 from .random_tokens import RandomTokens
@@ -82,8 +83,7 @@ class ClipToTokenBudget(BaseTransform):
     ) -> None:
         at_least_1 = dict(max_tokens=max_tokens, num_clips=num_clips, min_cells=min_cells)
         for name, value in at_least_1.items():
-            if value < 1:
-                raise ValueError(f'ClipToTokenBudget: {name}={value} must be at least 1')
+            require_count(f'ClipToTokenBudget: {name}', value)
         self.patch_shapes = patch_shapes(patch_size)
         self.cell = cell_of(self.patch_shapes)
         self.patch_size = self.cell

@@ -195,8 +195,13 @@ class NaViTClipDataset(SeededSamples, BaseDataset):
                 'within it'
             )
         found = list(self._entries(folder))
+        if not found and not self.ann_file:
+            raise ValueError(
+                f'{folder}: no folder of a class{_what_is_in(folder)}. Fix: put the clips of each '
+                f'class into a folder of its name, as {folder / "CLASS"}'
+            )
         if not found:
-            raise ValueError(f'{self.ann_file or folder} lists no clips' + self._of_rows())
+            raise ValueError(f'{self.ann_file} lists no clips' + self._of_rows())
         classes = self._classes(found)
         if twice := sorted({name for name in classes if classes.count(name) > 1}):
             raise ValueError(

@@ -25,6 +25,10 @@ class TokenDropping:
     max_rate: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ('rate', 'mean', 'max_rate'):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (int, float)):
+                raise ValueError(f'drop: {name}={value!r} must be a number, as 0.5')
         if self.rate is not None:
             if not 0 < self.rate < 1:
                 raise ValueError(f'drop: rate={self.rate} must lie above 0 and below 1')
@@ -36,10 +40,11 @@ class TokenDropping:
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> TokenDropping:
         """Build from the fields in a config."""
-        if set(fields) not in ({'rate'}, {'mean', 'max_rate'}):
+        named = set(fields) if isinstance(fields, Mapping) else set()
+        if named not in ({'rate'}, {'mean', 'max_rate'}):
             raise ValueError(
                 'drop takes dict(rate=0.5), or dict(mean=0.5, max_rate=0.9) for rates from a Beta '
-                f'distribution (it has no alpha and beta): got {dict(fields)}'
+                f'distribution (it has no alpha and beta): got {fields!r}'
             )
         return cls(**fields)
 

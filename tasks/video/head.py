@@ -45,6 +45,12 @@ class NaViTClipHead(BaseModule):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if num_classes == 1 and not multi_label:
+            raise ValueError(
+                'NaViTClipHead: a softmax over num_classes=1 is right whatever it sees, and learns '
+                'nothing. Fix: give clips of two classes or more, those of each in a folder of its '
+                'name or under its label, or set model.head.multi_label=True'
+            )
         if not 0 <= label_smoothing < 1:
             raise ValueError(f'label_smoothing={label_smoothing} must lie in [0, 1)')
         if average_clips not in ('prob', 'score'):
