@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from test_video_model import SIZES, classifier, clip_samples
 from torch import nn
 
@@ -121,6 +121,21 @@ def test_scaled_losses_are_means_over_examples_too(task, clip_grad, loss_scale, 
     options = dict(type='ExampleMeanAmpOptimWrapper', loss_scale=loss_scale)
     found = updated(build(), [batch_of(part) for part in parts], clip_grad, **options)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'words'),
+    [
+        ('ExampleMeanOptimWrapper', dict(accumulative_counts=1.5), 'counts=1.5 must be a whole'),
+        ('BFloat16OptimWrapper', dict(accumulative_counts=0), 'counts=0 must be at least 1'),
+        ('ExampleMeanAmpOptimWrapper', {}, 'gpu.*Fix: .*optim_wrapper.type=BFloat16OptimWrapper'),
+    ],
+)
+def test_what_cannot_accumulate_is_refused(kind, options, words, monkeypatch):
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: False)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=words):
+        OPTIM_WRAPPERS.build(dict(type=kind, optimizer=optimizer, **options))
 
 
 def test_the_last_window_may_be_shorter():

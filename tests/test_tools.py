@@ -236,6 +236,7 @@ MISTAKES = {
     'no image a step': ([], {'train_dataloader.batch_size': 0}, 'batch_size=0 must be 1 or more'),
     'no epoch': ([], {'train_cfg.max_epochs': 0}, 'train_cfg.max_epochs=0 must be 1 or more'),
     'no interval': ([], {'train_cfg.val_interval': 0}, 'val_interval=0 must be 1 or more'),
+    'no steps': ([], {'optim_wrapper.accumulative_counts': 0}, 'counts=0 must be 1 or more'),
     'less than no worker': ([], {'val_dataloader.num_workers': -1}, 'num_workers=-1 must be 0 or'),
     'a seed below 0': ([], {'randomness.seed': -1}, 'randomness.seed=-1 must be 0 or more'),
     'a rate of NaN': ([], {'optim_wrapper.optimizer.lr': 'nan'}, 'lr=nan must be 0 or more'),

@@ -68,6 +68,7 @@ _LEAST = {
     'max_epochs': 1,
     'max_iters': 1,
     'val_interval': 1,
+    'accumulative_counts': 1,
     'lr': 0,
     'seed': 0,
 }

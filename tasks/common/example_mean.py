@@ -23,6 +23,8 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
+from .counts import require_count
+
 _counts: ContextVar[list[Tensor] | None] = ContextVar('counts of the step under way', default=None)
 
 
@@ -54,6 +56,8 @@ class _ExampleMean:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if (counts := kwargs.get('accumulative_counts')) is not None:
+            require_count('optim_wrapper.accumulative_counts', counts)
         super().__init__(*args, **kwargs)
         self._first: Tensor | None = None  # examples of the first step since the last update
         self._all: Tensor | None = None  # and of all of them
@@ -102,4 +106,16 @@ class ExampleMeanAmpOptimWrapper(_ExampleMean, AmpOptimWrapper):
     """mmengine's AmpOptimWrapper (float16, a GPU) with gradients as a mean over examples.
 
     mmengine's own counts accumulation steps equally, however few examples one has.
+
+    Raises:
+        ValueError: there is no GPU, or none that mmengine knows.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except AssertionError as error:  # mmengine's words for a missing GPU
+            raise ValueError(
+                f'{type(self).__name__}: {error}. Fix: train on a GPU, or set '
+                'optim_wrapper.type=BFloat16OptimWrapper, which runs on CPU too'
+            ) from error
