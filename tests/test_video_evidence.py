@@ -6,9 +6,15 @@ from clip_files import write_video
 from commands import NO_WORKERS, call
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.config import Config
 from scipy.stats import binomtest
 
-from navit_backbone.tasks.video.evidence import Evidence, paired_test, pooled
+from navit_backbone.tasks.video.evidence import (
+    Evidence,
+    paired_test,
+    pooled,
+    refuse_other_folds,
+)
 from navit_backbone.tasks.video.motions import MOTIONS
 from navit_backbone.tools import arms
 
@@ -120,6 +126,19 @@ def clips(tmp_path):
         rows += f'{number}.mp4,{"ab"[number % 2]},{number // 2},{number // 4}\n'
     (tmp_path / 'folds.csv').write_text(rows)
     return tmp_path
+
+
+def test_folds_that_are_not_those_of_the_list_are_refused(tmp_path):
+    file = tmp_path / 'list.csv'
+    cfg = Config(
+        dict(test_dataloader=dict(dataset=dict(data_root=str(tmp_path), ann_file='list.csv')))
+    )
+    for numbers, count in (('012', 3), (['0', '', '1'], 2)):
+        file.write_text('file,label,fold\n' + ''.join(f'{n}.mp4,a,{n}\n' for n in numbers))
+        refuse_other_folds(cfg, count)
+        for other in (count - 1, count + 1):
+            with pytest.raises(ValueError, match=rf'--folds {other}: .*list\.csv has 0, 1.*Fix'):
+                refuse_other_folds(cfg, other)
 
 
 def test_arms_in_folds(clips, monkeypatch, tmp_path):

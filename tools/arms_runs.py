@@ -222,6 +222,7 @@ def in_folds(run: Run, count: int, task: ModuleType) -> FoldedRun:
             f'--folds {count}: {run.config} is of {name}, and folds are for lists of clips. Fix: '
             'leave out --folds'
         )
+    task.refuse_other_folds(run.cfg, count)
     return FoldedRun(
         singles=[
             replace(run, fold=fold, options=[*run.options, *task.fold_options(fold)])

@@ -20,6 +20,7 @@ from ..common.fonts import TextLine, drawn_names
 from ..common.groups import group_numbers, split_groups
 from ..common.paired import Slice, Statistic, permutation_p_value, smallest_difference, thirds
 from ..common.resampling import resize_image
+from ..common.text_files import Table
 from ..common.wording import few
 from .metric import pairs_and_directions
 from .motions import MOTIONS
@@ -37,6 +38,23 @@ def fold_options(fold: int) -> list[str]:
     """Overrides that hold out a fold: the rows of the list with this number in column `fold`."""
     held_out = [f'{split}_dataloader.dataset.where.fold={fold}' for split in ('val', 'test')]
     return [f'train_dataloader.dataset.where_not.fold={fold}', *held_out]
+
+
+def refuse_other_folds(cfg: Config, count: int) -> None:
+    """Raise ValueError where the column `fold` of the list has other numbers than 0 to count - 1.
+
+    Rows without a number are trained on in every fold.
+    """
+    data = cfg.test_dataloader.dataset
+    file = Path(data.get('data_root') or '') / (data.get('ann_file') or '')
+    if not file.is_file() or file.suffix != '.csv':
+        return  # the data set itself names what is wrong
+    there = {row['fold'] for _, row in Table(file) if row.get('fold')}
+    if there and there != set(map(str, range(count))):
+        raise ValueError(
+            f'--folds {count}: the column fold of {file} has {few(sorted(there))}. Fix: give the '
+            'number of its folds, which are counted from 0'
+        )
 
 
 def predictions(cfg: Config, folder: Path) -> dict[str, Any]:
