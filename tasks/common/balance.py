@@ -93,7 +93,7 @@ def _sums(row: Row) -> np.ndarray:
 
 
 def _fit(row: Row, other: Row) -> np.ndarray:
-    """[choices of row] bool: all that are chosen are within the canvas of the other row."""
+    """Return [choices of row] bool, True where all chosen examples fit the other row's canvas."""
     members = _choices(min(len(row), _CONSIDERED))[1]
     if len(row[0]) == 2:  # without sizes
         return np.ones(len(members), dtype=bool)

@@ -264,7 +264,7 @@ class TokenBudgetBatchSampler(Sampler[list[SampleIndex]]):
 
 
 def square_of(part: Any) -> Size:
-    """The (height, width) that a sample of unknown size counts with: a square of most tokens."""
+    """Return the (height, width) assumed for a sample of unknown size: a square of most tokens."""
     planner = find_planner(getattr(part.pipeline, 'transforms', part.pipeline))
     side = math.ceil(math.sqrt(part.max_tokens)) * planner.patch_size
     return side, side

@@ -1,8 +1,8 @@
-"""Which examples share a batch where neck and head pay for its canvas: images of like shape.
+"""Choose images of like shape for a batch, so that they cover its canvas.
 
 A batch is padded to one canvas: as high as its highest image and as wide as its widest, both
-rounded up to a divisor. What is no image on it is computed for nothing. So the images of a batch
-are chosen from a pool of waiting ones such that they cover as much of their canvas as can be.
+rounded up to a divisor. Neck and head compute all of it, padding included. So the images of a batch
+are chosen from a pool of waiting ones, to cover as much of their canvas as possible.
 
     for key, length, size in examples:
         if row := packer.push(key, length, size):
@@ -24,7 +24,7 @@ from navit_backbone.packing import Size
 
 
 class CanvasPacker(Pool[Key]):
-    """Turn a stream of (key, length, size) into rows whose images cover their common canvas.
+    """Packer of (key, length, size) into rows whose images cover their common canvas.
 
     A row holds at most `budget` tokens (None: any number) and `max_examples` examples. With a
     budget it is full up to `slack` tokens, or, where no row with the oldest example can be, has at
@@ -111,7 +111,7 @@ class CanvasPacker(Pool[Key]):
 
 
 def _canvases(sides: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """[canvases, 2]: every height beside every width of `sides` [N, 2], none below `least`."""
+    """Return [canvases, 2]: all heights by all widths of `sides` [N, 2] from `least` on."""
     heights, widths = (np.unique(sides[:, i][sides[:, i] >= least[i]]) for i in range(2))
     return np.stack(np.meshgrid(heights, widths, indexing='ij'), axis=-1).reshape(-1, 2)
 
@@ -119,12 +119,12 @@ def _canvases(sides: np.ndarray, least: np.ndarray) -> np.ndarray:
 def _filled(
     fits: np.ndarray, lengths: np.ndarray, budget: int | None, max_examples: int
 ) -> np.ndarray:
-    """[canvases, examples] bool: of those that fit each canvas, in order, all that have room."""
+    """Fill each canvas in order with the examples that fit: [canvases, examples] bool."""
     rows, left = np.zeros_like(fits), fits
     room: np.ndarray = np.full(len(fits), np.iinfo(np.int64).max if budget is None else budget)
     places: np.ndarray = np.full(len(fits), max_examples)
     while True:
-        # the longest run from the front that has room; behind it, what has room in spite of it
+        # take the longest run from the front that has room; then look for smaller ones behind it
         open_ = left & (lengths <= room[:, None]) & (places > 0)[:, None]
         run = open_ & (np.cumsum(open_ * lengths, axis=1) <= room[:, None])
         run &= np.cumsum(open_, axis=1) <= places[:, None]

@@ -51,7 +51,7 @@ def picture_size(file: str) -> Measured:
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) of an opened image once its EXIF orientation is applied."""
+    """Return (height, width) of an opened image with its EXIF orientation applied."""
     width, height = image.size
     turned = exif_orientation(image) in _ON_ITS_SIDE
     return (width, height) if turned else (height, width)

@@ -112,7 +112,7 @@ class Reduction(NamedTuple):
 
 
 def native_size(results: dict[str, Any]) -> Size:
-    """(height, width) of the image in its file, to which the annotations belong."""
+    """Return (height, width) of the image in its file, the scale of the annotations."""
     reduction = results.get(REDUCTION)
     size: Size = results['img'].shape[:2] if reduction is None else reduction.native_size
     return size
