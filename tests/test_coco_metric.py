@@ -1,6 +1,7 @@
 """COCO's figures: mmdet's own, and right where those are wrong or absent."""
 
 import json
+import multiprocessing
 import re
 
 import numpy as np
@@ -140,9 +141,16 @@ def dense(tmp_path, side=12):
     return path, content
 
 
+def refuse_process(process: multiprocessing.Process) -> None:
+    raise AssertionError(f'{process} would be forked from a process with threads, and may hang')
+
+
 @pytest.mark.parametrize('nums', [(100, 300, 1000), (1000, 1000, 1000), (10, 50, 100)])
 @pytest.mark.parametrize('use_mp_eval', [False, True])
-def test_the_truth_has_ap_1_with_more_than_100_objects_of_a_class(tmp_path, nums, use_mp_eval):
+def test_the_truth_has_ap_1_with_more_than_100_objects_of_a_class(
+    tmp_path, nums, use_mp_eval, monkeypatch
+):
+    monkeypatch.setattr(multiprocessing.Process, 'start', refuse_process)
     path, content = dense(tmp_path)
     metric = build(
         path, metric=['bbox', 'segm'], proposal_nums=nums, use_mp_eval=use_mp_eval, classwise=True

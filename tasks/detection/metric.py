@@ -36,6 +36,9 @@ class NaViTCocoMetric(CocoMetric):
     Boxes that no detection can match are left out, with a warning. COCO's AP counts the 100 best
     detections of a class in an image; where an image holds more objects of one class, it counts all
     up to the last of `proposal_nums`, which is raised to that number, and a warning says so.
+
+    `use_mp_eval=True` is logged and ignored: mmdet would fork this process, whose threads may hold
+    a lock, and the evaluation could hang for ever.
     """
 
     def __init__(self, ann_file: str | None = None, **options: Any) -> None:
@@ -46,6 +49,13 @@ class NaViTCocoMetric(CocoMetric):
                 'metric=[bbox,segm] in --cfg-options'
             )
         super().__init__(**options)
+        if self.use_mp_eval:
+            self.use_mp_eval = False
+            print_log(
+                'use_mp_eval=True is ignored, forked processes can hang: leave it out',
+                'current',
+                logging.WARNING,
+            )
         self.stated: Annotations | None = None  # the whole file
         self.found: Annotations | None = None  # what a detection can match
         if ann_file is not None:
