@@ -141,7 +141,7 @@ def dense(tmp_path, side=12):
     return path, content
 
 
-def refuse_process(process: multiprocessing.Process) -> None:
+def refuse_process(process: multiprocessing.process.BaseProcess) -> None:
     raise AssertionError(f'{process} would be forked from a process with threads, and may hang')
 
 
@@ -150,7 +150,7 @@ def refuse_process(process: multiprocessing.Process) -> None:
 def test_the_truth_has_ap_1_with_more_than_100_objects_of_a_class(
     tmp_path, nums, use_mp_eval, monkeypatch
 ):
-    monkeypatch.setattr(multiprocessing.Process, 'start', refuse_process)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', refuse_process)
     path, content = dense(tmp_path)
     metric = build(
         path, metric=['bbox', 'segm'], proposal_nums=nums, use_mp_eval=use_mp_eval, classwise=True
