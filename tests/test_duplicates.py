@@ -252,7 +252,7 @@ def test_more_files_than_are_compared_go_by_their_paths(scenes, tmp_path):
 
 
 def runner_of(train, val=None):
-    """What the hook takes of a runner, and the lines that it logs."""
+    """Stand-in for a runner, with the lines that the hook logs."""
     lines = []
     logger = SimpleNamespace(
         warning=lambda text: lines.append(('warning', text)),

@@ -135,7 +135,7 @@ class Run:
         try:
             content: dict[str, Any] = read_json(file)
         except ValueError as error:
-            raise ValueError(f'{error}. Fix: remove it, it is made anew') from error
+            raise ValueError(f'{error}. Fix: remove it, the next run makes it again') from error
         return content
 
     @property

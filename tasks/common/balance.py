@@ -98,7 +98,7 @@ def _fit(row: Row, other: Row) -> np.ndarray:
     if len(row[0]) == 2:  # without sizes
         return np.ones(len(members), dtype=bool)
     canvas = np.max([size for *_, size in other], axis=0)
-    outside = np.array([size > canvas for size in np.array([s for *_, s in row[:_CONSIDERED]])])
+    outside = np.array([size for *_, size in row[:_CONSIDERED]]) > canvas
     return members @ outside.any(axis=1) == 0
 
 

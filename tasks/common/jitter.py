@@ -85,16 +85,9 @@ class LargeScaleJitter(BaseTransform):
         """The size that a picture of `h` x `w` pixels ends with, for a transform and a sampler."""
         return self._sizes(h, w, sample_seed, token_cap)[1]
 
-    def scaled_size(
-        self,
-        h: int,
-        w: int,
-        *,
-        sample_seed: SampleSeed | None = None,
-        token_cap: int | None = None,
-    ) -> Size:
-        """The size that a picture of `h` x `w` pixels is scaled to, before it is cropped."""
-        return self._sizes(h, w, sample_seed, token_cap)[0]
+    def scaled_size(self, h: int, w: int, **draws: Any) -> Size:
+        """Return the size that an image of `h` x `w` pixels is scaled to, before it is cropped."""
+        return self._sizes(h, w, **draws)[0]
 
     def num_tokens(self, h: int, w: int, *, sample_seed: SampleSeed | None = None) -> int:
         """The tokens that a picture of `h` x `w` pixels will have."""
@@ -112,7 +105,7 @@ class LargeScaleJitter(BaseTransform):
         return results
 
     def _sizes(
-        self, h: int, w: int, sample_seed: SampleSeed | None, token_cap: int | None
+        self, h: int, w: int, sample_seed: SampleSeed | None = None, token_cap: int | None = None
     ) -> tuple[Size, Size]:
         """The picture scaled, and the window cut out of it: never larger, as sides grow alike."""
         if sample_seed is None:

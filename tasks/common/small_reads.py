@@ -58,7 +58,7 @@ class LoadImageSmall(LoadImageFromFile):
         return results
 
     def _reduction(self, content: bytes, results: dict[str, Any]) -> Reduction | None:
-        """How small the image is to be decoded; None: whole."""
+        """Choose how small to decode the image; return None to decode it whole."""
         if not content.startswith(_JPEG):
             return None
         try:
